@@ -115,6 +115,18 @@ class Message:
         return "".join(part.text for part in self.parts if part.kind == "text")
 
 
+class WeightSpan(NamedTuple):
+    """Characters of an answer, and how much each token that has some of them counts."""
+
+    start: int
+    end: int  # the first character behind them
+    weight: float
+
+
+AnswerWeight = float | tuple[WeightSpan, ...]
+"""What the tokens of an answer count: one number for all, or one for each span; tokens outside all spans count 1."""
+
+
 class PromptKey(NamedTuple):
     """What pairs of one prompt have in common, and other pairs have not: a key of dictionaries.
 
@@ -145,6 +157,12 @@ class PreferencePair:
     rejected side (image preference). ``template_kwargs`` are what this row gives the chat template beside the
     conversation, tools under ``tools``; they stand over the recipe's ``processing.template_kwargs``. Both sides have
     the same ``videos``.
+
+    ``other_images`` stand in the place of ``images`` where a loss looks at the chosen answer under another picture;
+    None where they are made of ``images``, or where no loss asks. ``weight`` multiplies the pair's whole loss.
+    ``chosen_weight`` and ``rejected_weight`` are those of the answers' tokens. ``label`` says of a single answer
+    (``chosen``, without ``rejected``) whether it is desirable, for losses of single answers; ``mismatched`` is the
+    answer of another row that such a loss shows under this prompt.
     """
 
     id: str
@@ -160,6 +178,12 @@ class PreferencePair:
     meta: Mapping[str, Any] = field(default_factory=dict)
     template_kwargs: Mapping[str, Any] | None = field(default=None, hash=False)  # JSON values; they need no hash
     videos: tuple[VideoRef, ...] = ()
+    other_images: tuple[ImageRef, ...] | None = None
+    weight: float = 1.0
+    chosen_weight: AnswerWeight | None = None
+    rejected_weight: AnswerWeight | None = None
+    label: bool | None = None
+    mismatched: str | None = None
 
     @property
     def has_same_images(self) -> bool:

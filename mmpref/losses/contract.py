@@ -42,6 +42,18 @@ class PairLogps:
     router_balance: Tensor | None = (
         None  # load-balancing loss of the pair's tokens; no loss reads it, the trainer adds it
     )
+    # the chosen answer under another picture: the same tokens, so its length is chosen_len
+    other: Tensor | None = None
+    ref_other: Tensor | None = None
+    has_other: Tensor | None = None  # bool: which pairs have one; None where all have
+    # what a loss takes as a constant, from all pairs of the update
+    anchor_shift: Tensor | None = None  # d of the anchors, where loss.anchor.delta is running
+    kl: Tensor | None = None  # z of KTO, at least 0
+    desirable: Tensor | None = None  # of a single answer: 1 or 0 (KTO)
+    weight: Tensor | None = None  # of the pair's whole loss; None: 1 each
+    # with token weights the lengths above are sums of weights, and these are numbers of tokens
+    chosen_tokens: Tensor | None = None
+    rejected_tokens: Tensor | None = None
 
     def __post_init__(self) -> None:
         present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
@@ -59,9 +71,9 @@ class PairLogps:
                 raise DataError(f"PairLogps.{name} has shape {tuple(value.shape)}, want {want} like chosen")
             if value.device != present["chosen"].device:
                 raise DataError(f"PairLogps.{name} is on {value.device}, chosen is on {present['chosen'].device}")
-            if value.is_complex() or value.dtype == torch.bool:
+            if value.is_complex() or (value.dtype == torch.bool and name != "has_other"):
                 raise DataError(f"PairLogps.{name} must hold real numbers, got {value.dtype}")
-            is_logp = not name.endswith(("_len", "_score"))
+            is_logp = not name.endswith(("_len", "_score", "_tokens")) and name not in ("has_other", "desirable")
             if is_logp and not value.is_floating_point():
                 raise DataError(f"PairLogps.{name} holds log-probs and must be floating point, got {value.dtype}")
 

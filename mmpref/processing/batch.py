@@ -5,7 +5,8 @@ Two layouts. *Shared prefix*: one row without padding, in which every prompt app
 padded row for each answer, with its own copy of the prompt. In both, an answer that stands in several pairs of one
 prompt is run once, and its log-probs are those of each of these pairs.
 
-Shapes: B pairs, A answers (2B, or B without a rejected side; chosen first), N rows, T tokens, K positions at which an
+Shapes: B pairs, A answers (B chosen ones, then B rejected ones where there is a rejected side, then B chosen ones under
+another picture where there is such a side), N rows, T tokens, K positions at which an
 answer token is predicted, L tokens of the longest answer, M tokens of all pairs.
 """
 
@@ -73,9 +74,20 @@ class Segment(NamedTuple):
         return tuple(accumulate((branch.length for branch in self.branches[:-1]), initial=self.start))
 
 
+class BySide(NamedTuple):
+    """Something of every answer, side by side: [B, ...] each; None for a side that the batch does not have."""
+
+    chosen: Tensor
+    rejected: Tensor | None = None
+    other: Tensor | None = None
+    """Of the chosen answers under another picture; where ``has_other`` is False a pair has none, and the value is 0."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairBatch:
-    """B pairs, ready for the model. Answer i is the chosen one of pair i, answer B+i its rejected one."""
+    """B pairs, ready for the model. Answer i is the chosen one of pair i, answer B+i its rejected one, and the last B
+    answers are the chosen ones under another picture, where there are such.
+    """
 
     input_ids: Tensor  # [N, T]; N = 1 with a shared prefix, else padded on the right
     predicts: Tensor  # [K] places in the N * T tokens whose output predicts a counted answer token
@@ -95,6 +107,10 @@ class PairBatch:
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [N, T] each: mm_token_type_ids and the like
     score_chosen: Tensor | None = None  # [B], NaN where a pair has none; None when no pair has one
     score_rejected: Tensor | None = None  # [B]
+    has_other: Tensor | None = None  # [B] bool: which pairs have another picture; None where no side is for that
+    answer_weights: Tensor | None = None  # [A, L] what each token of an answer counts; None: every one 1
+    weight: Tensor | None = None  # [B] of a pair's whole loss; None: 1 each
+    desirable: Tensor | None = None  # [B] 1 or 0, of single answers; None where nothing was said of them
     # what a model would otherwise read back from the device, which waits for it (``models.image_inputs``)
     image_grids: tuple[
         tuple[int, ...], ...
@@ -118,8 +134,11 @@ class PairBatch:
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
         pairs = len(self.pair_ids)
-        if not pairs or self.answers.shape[0] not in (pairs, 2 * pairs):
-            raise ValueError(f"{self.answers.shape[0]} answers for {pairs} pairs: want one or two for each")
+        others = 0 if self.has_other is None else 1
+        if not pairs or self.answers.shape[0] not in ((1 + others) * pairs, (2 + others) * pairs):
+            raise ValueError(
+                f"{self.answers.shape[0]} answers for {pairs} pairs: want one or two for each, and one more"
+            )
         if bool(self.segments) == (self.attention_mask is not None) or (self.segments and self.position_ids is None):
             raise ValueError("a batch has segments and position_ids, or an attention_mask, and never both")
         want = {
@@ -129,6 +148,10 @@ class PairBatch:
             "answer_lens": (self.answers.shape[0],),
             "score_chosen": (pairs,),
             "score_rejected": (pairs,),
+            "has_other": (pairs,),
+            "answer_weights": tuple(self.answers.shape),
+            "weight": (pairs,),
+            "desirable": (pairs,),
         }
         for name, shape in want.items():
             value = self.token_types[name] if name in self.token_types else getattr(self, name)
@@ -167,7 +190,7 @@ class PairBatch:
     @property
     def has_rejected(self) -> bool:
         """Whether there is a rejected answer for every pair; else there is none for any."""
-        return self.answers.shape[0] != len(self.pair_ids)
+        return self.answers.shape[0] == (2 if self.has_other is None else 3) * len(self.pair_ids)
 
     @property
     def scores(self) -> tuple[Tensor, Tensor] | None:
@@ -176,10 +199,21 @@ class PairBatch:
             return None
         return self.score_chosen, self.score_rejected
 
-    def halves(self, answers: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Split an [A, ...] tensor into (chosen [B, ...], rejected [B, ...] or None)."""
+    def by_side(self, answers: Tensor) -> BySide:
+        """An [A, ...] tensor by side, [B, ...] each."""
         count = len(self.pair_ids)
-        return answers[:count], answers[count:] if self.has_rejected else None
+        rejected = answers[count : 2 * count] if self.has_rejected else None
+        return BySide(answers[:count], rejected, None if self.has_other is None else answers[-count:])
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum over the tokens of every answer, weighted by what each counts: [K] to [A]."""
+        rows = self.by_answer(values)
+        return (rows if self.answer_weights is None else rows * self.answer_weights.to(rows.dtype)).sum(dim=1)
+
+    @property
+    def effective_lens(self) -> Tensor:
+        """What the tokens of every answer count together: [A]; their number where nothing is weighted."""
+        return self.answer_lens if self.answer_weights is None else self.answer_weights.sum(dim=1)
 
     def by_answer(self, values: Tensor) -> Tensor:
         """Values of the K predictions as one row for each answer: [A, L], zeros where an answer has no token."""

@@ -34,6 +34,7 @@ class PairCollator:
             knows the model as well, and says why).
         pad_token_id: fills up shorter rows (its value is masked everywhere); None takes the tokenizer's own.
         need_rejected: False for losses that read the chosen side only: then no rejected answer is run.
+        need_other: True for losses that look at the chosen answer under another picture too.
         row_tokens: the most tokens that the model shall run over at once, for :meth:`rows`; None sets no limit.
         keyed: give batches their ``keys``.
     """
@@ -47,6 +48,7 @@ class PairCollator:
         layout: LayoutName | None = None,
         pad_token_id: int | None = None,
         need_rejected: bool = True,
+        need_other: bool = False,
         row_tokens: int | None = None,
         keyed: bool = False,
     ) -> None:
@@ -60,6 +62,7 @@ class PairCollator:
         self.layout: LayoutName = layout or ("shared_prefix" if encoder.family.shared_prefix else "plain")
         self.pad_token_id = encoder.chat.pad_token_id if pad_token_id is None else pad_token_id
         self.need_rejected = need_rejected
+        self.need_other = need_other
         self.row_tokens = row_tokens
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
@@ -84,16 +87,20 @@ class PairCollator:
 
     def rows_of(self, encoded: Sequence[EncodedPair]) -> tuple[PairBatch, ...]:
         """:meth:`rows` of pairs that are encoded already."""
-        parts = list(parts_of(encoded, self.row_tokens, self.layout, need_rejected=self.need_rejected))
+        needs = {"need_rejected": self.need_rejected, "need_other": self.need_other}
+        parts = list(parts_of(encoded, self.row_tokens, self.layout, **needs))
         if not encoded:
             parts = [] if self.filler is None else [[]]
         return tuple(self._filled(part) for part in parts)
 
-    def changed(self, *, layout: LayoutName | None = None, need_rejected: bool | None = None) -> PairCollator:
-        """The same collator in another layout, or with rejected answers whatever the loss reads."""
+    def changed(
+        self, *, layout: LayoutName | None = None, need_rejected: bool | None = None, need_other: bool | None = None
+    ) -> PairCollator:
+        """The same collator in another layout, or with other sides than the loss reads."""
         other = copy.copy(self)
         other.layout = layout or self.layout
         other.need_rejected = self.need_rejected if need_rejected is None else need_rejected
+        other.need_other = self.need_other if need_other is None else need_other
         return other
 
     def with_features(self, load: LoadFeatures | None) -> PairCollator:
@@ -140,12 +147,15 @@ class PairCollator:
             self.pad_token_id,
             layout=self.layout,
             need_rejected=self.need_rejected,
+            need_other=self.need_other,
             image_token_id=self.encoder.chat.image_token_id,
             video_token_id=self.encoder.chat.video_token_id,
         )
         if self.load_features is not None and batch.image_rows:
             batch = replace(batch, features=self.load_features(batch.image_rows))
-        return replace(batch, keys=answer_keys(pairs, rejected=batch.has_rejected)) if self.keyed else batch
+        if not self.keyed:
+            return batch
+        return replace(batch, keys=answer_keys(pairs, rejected=batch.has_rejected, other=batch.has_other is not None))
 
 
 def collate_pairs(
@@ -154,6 +164,7 @@ def collate_pairs(
     *,
     layout: LayoutName,
     need_rejected: bool = True,
+    need_other: bool = False,
     image_token_id: int | None = None,
     video_token_id: int | None = None,
 ) -> PairBatch:
@@ -167,14 +178,15 @@ def collate_pairs(
         DataError: a demonstration where both answers are needed.
         EncodeError: a prompt whose image tokens are not those of its images, or an answer without tokens.
     """
-    prompts = {id(side.prompt): side.prompt for pair in pairs for side in sides_of(pair, need_rejected)}
+    sides = (side for pair in pairs for side in sides_of(pair, need_rejected, need_other) if side is not None)
+    prompts = {id(side.prompt): side.prompt for side in sides}
     for prompt in prompts.values():
         _check_image_tokens(prompt, image_token_id)
         _check_video_tokens(prompt, video_token_id)
     if layout == "shared_prefix":
-        batch = shared_prefix_batch(pairs, need_rejected=need_rejected)
+        batch = shared_prefix_batch(pairs, need_rejected=need_rejected, need_other=need_other)
     else:
-        batch = plain_batch(pairs, pad_token_id, need_rejected=need_rejected)
+        batch = plain_batch(pairs, pad_token_id, need_rejected=need_rejected, need_other=need_other)
     shown = {"image": image_token_id, "video": video_token_id if batch.has_videos else None}
     ids = batch.input_ids.flatten()
     for kind, token in shown.items():

@@ -71,6 +71,12 @@ class EncodedPair:
     score_rejected: float | None = None
     num_cut: int = 0  # answer tokens that did not fit, both sides together
     row_id: str | None = None  # None: that of the prompt, which no other pair has then
+    other_prompt: EncodedPrompt | None = None  # the prompt with another picture, for a second look at the chosen answer
+    other_reading: Reading = AS_SHORT
+    chosen_weights: Tensor | None = None  # [C] what each token counts; None: every one 1
+    rejected_weights: Tensor | None = None  # [R]
+    weight: float = 1.0  # of the pair's whole loss
+    desirable: bool | None = None  # of a single answer, for losses of single answers
 
     @property
     def pair_id(self) -> str:
@@ -92,14 +98,30 @@ class EncodedPair:
         """The same for images that only the rejected side has; None where both sides have the same."""
         return None if self.rejected_prompt is None else self.rejected_prompt.vision
 
-    def answers_alone(self, *, rejected: bool) -> tuple[EncodedPair, ...]:
-        """Each answer as a demonstration of its own, the chosen one first; of the rejected side only if asked for."""
+    def answers_alone(self, *, rejected: bool, other: bool = False) -> tuple[EncodedPair, ...]:
+        """Each answer as a demonstration of its own, the chosen one first; of the rejected side, and of the chosen
+        answer under the other picture, only if asked for. Nothing is weighted.
+        """
         first, second = self.sides()
-        sides = [first] if second is None or not rejected else [first, second]
-        alone = replace(self, rejected_ids=None, rejected_prompt=None, score_chosen=None, score_rejected=None)
+        sides = [(first, self.readings[0])]
+        if second is not None and rejected:
+            sides.append((second, self.readings[1]))
+        if self.other_prompt is not None and other:
+            sides.append(((self.other_prompt, self.chosen_ids), self.other_reading))
+        alone = replace(
+            self,
+            rejected_ids=None,
+            rejected_prompt=None,
+            other_prompt=None,
+            score_chosen=None,
+            score_rejected=None,
+            chosen_weights=None,
+            rejected_weights=None,
+            weight=1.0,
+        )
         return tuple(
             replace(alone, prompt=prompt, chosen_ids=answer, readings=(reading, reading))
-            for (prompt, answer), reading in zip(sides, self.readings, strict=False)
+            for (prompt, answer), reading in sides
         )
 
     def sides(self) -> tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]:
@@ -117,11 +139,21 @@ def answer_key(prompt: EncodedPrompt, answer: Tensor) -> str:
     return digest.hexdigest()
 
 
-def answer_keys(pairs: Sequence[EncodedPair], *, rejected: bool) -> tuple[str, ...]:
-    """:func:`answer_key` of every answer: of all chosen ones, then with ``rejected`` of all rejected ones."""
+NO_ANSWER = ""
+"""The key of an answer under another picture that its pair does not have."""
+
+
+def answer_keys(pairs: Sequence[EncodedPair], *, rejected: bool, other: bool = False) -> tuple[str, ...]:
+    """:func:`answer_key` of every answer: of all chosen ones, then with ``rejected`` of all rejected ones, then with
+    ``other`` of all chosen ones under the other picture (``NO_ANSWER`` where a pair has none).
+    """
     chosen, others = zip(*(pair.sides() for pair in pairs), strict=True)
     sides = [*chosen, *(side for side in others if side is not None)] if rejected else chosen
-    return tuple(answer_key(prompt, answer) for prompt, answer in sides)
+    keys = tuple(answer_key(prompt, answer) for prompt, answer in sides)
+    if not other:
+        return keys
+    shown = ((pair.other_prompt, pair.chosen_ids) for pair in pairs)
+    return (*keys, *(NO_ANSWER if prompt is None else answer_key(prompt, answer) for prompt, answer in shown))
 
 
 def _add(digest: hashlib.blake2b, name: str, tensor: Tensor) -> None:

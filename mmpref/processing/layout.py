@@ -20,26 +20,34 @@ from mmpref.processing.positions import continued
 from mmpref.processing.rope_lengths import Reading
 
 LayoutName = Literal["shared_prefix", "plain"]
+_NO_TOKENS = torch.zeros(0, dtype=torch.long)
+"""The predictions of an answer that a pair does not have."""
 
 
-def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = True) -> PairBatch:
+def shared_prefix_batch(
+    pairs: Sequence[EncodedPair], *, need_rejected: bool = True, need_other: bool = False
+) -> PairBatch:
     """All pairs in one row, each prompt, each image and each answer once.
 
     Pairs share a prompt where they have the very same object (``PairEncoder.encode`` with ``prompts``). What answers of
     a prompt begin with alike is read once as well, and counted for each. A pair whose sides have different images, or
     are so different in length that the model reads the prompt in two ways (``rope_lengths``), has its answers behind
-    two prompts.
+    two prompts. Another picture (``need_other``) is a prompt of its own with the chosen answer behind it.
 
     Raises:
         DataError: a demonstration where both answers are needed.
         EncodeError: an answer without tokens.
     """
     row = _PackedRow()
-    sides = [sides_of(pair, need_rejected) for pair in pairs]
-    where = [[row.add(*side) for side in of_pair] for of_pair in sides]
+    sides = [sides_of(pair, need_rejected, need_other) for pair in pairs]
+    where = [[None if side is None else row.add(*side) for side in of_pair] for of_pair in sides]
     row.finish()
-    found = [[row.trees[tree].answers[number] for tree, number in of_pair] for of_pair in where]
-    answers = [of_pair[side].predictions for side in range(len(found[0])) for of_pair in found]
+    found = [[None if at is None else row.trees[at[0]].answers[at[1]] for at in of_pair] for of_pair in where]
+    answers = [
+        _NO_TOKENS if answer is None else answer.predictions
+        for side in range(len(found[0]))
+        for answer in (of_pair[side] for of_pair in found)
+    ]
     return PairBatch(
         input_ids=torch.cat(row.ids)[None],
         predicts=torch.cat(row.predicts),
@@ -48,27 +56,32 @@ def shared_prefix_batch(pairs: Sequence[EncodedPair], *, need_rejected: bool = T
         answer_lens=torch.tensor([len(answer) for answer in answers]),
         pair_ids=tuple(pair.pair_id for pair in pairs),
         position_ids=torch.cat(row.positions, dim=-1).unsqueeze(-2),
-        pair_tokens=_pair_tokens(_packed_tokens(row, of_pair) for of_pair in where),
+        pair_tokens=_pair_tokens(_packed_tokens(row, [at for at in of_pair if at is not None]) for of_pair in where),
         segments=tuple(row.segments),
         **_images(row.prompts, [segment.num_tokens for segment in row.segments]),
         token_types=row.token_types(),
-        score_chosen=_scores(pairs, "score_chosen"),
-        score_rejected=_scores(pairs, "score_rejected"),
+        **_said_of_pairs(pairs, sides, max(map(len, answers)), need_other=need_other),
     )
 
 
-def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejected: bool = True) -> PairBatch:
+def plain_batch(
+    pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejected: bool = True, need_other: bool = False
+) -> PairBatch:
     """One padded row for each answer of each prompt: for models that cannot share a prefix.
 
     Raises as :func:`shared_prefix_batch`.
     """
-    sides = [sides_of(pair, need_rejected) for pair in pairs]
+    sides = [sides_of(pair, need_rejected, need_other) for pair in pairs]
     numbers: dict[tuple[int, tuple[int, ...]], int] = {}
     rows: list[tuple[EncodedPrompt, Tensor]] = []
-    wanted = []  # the row of each of the A answers
-    for side in range(len(sides[0])):
+    wanted: list[int | None] = []  # the row of each of the A answers
+    for number_of_side in range(len(sides[0])):
         for of_pair in sides:
-            prompt, answer, _ = of_pair[side]  # a row of its own is read as it is alone
+            side = of_pair[number_of_side]
+            if side is None:
+                wanted.append(None)
+                continue
+            prompt, answer, _ = side  # a row of its own is read as it is alone
             number = numbers.setdefault((id(prompt), tuple(answer.tolist())), len(rows))
             if number == len(rows):
                 rows.append((prompt, answer))
@@ -78,13 +91,14 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
     starts = [index * width + len(prompt) for index, (prompt, _) in enumerate(rows)]
     lengths = [len(answer) for _, answer in rows]
     before = [sum(lengths[:index]) for index in range(len(rows) + 1)]
+    answers = [_NO_TOKENS if n is None else torch.arange(before[n], before[n] + lengths[n]) for n in wanted]
     return PairBatch(
         input_ids=pad_rows(ids, pad_token_id),
         # the token at t is predicted at t - 1, and a prompt is never empty
         predicts=torch.cat([torch.arange(s - 1, s - 1 + n) for s, n in zip(starts, lengths, strict=True)]),
         targets=torch.cat([answer for _, answer in rows]),
-        answers=pad_rows([torch.arange(before[n], before[n] + lengths[n]) for n in wanted], before[-1]),
-        answer_lens=torch.tensor([lengths[number] for number in wanted]),
+        answers=pad_rows(answers, before[-1]),
+        answer_lens=torch.tensor([len(answer) for answer in answers]),
         pair_ids=tuple(pair.pair_id for pair in pairs),
         attention_mask=pad_rows([torch.ones_like(row) for row in ids], 0),
         position_ids=_planes(rows, width),
@@ -93,8 +107,7 @@ def plain_batch(pairs: Sequence[EncodedPair], pad_token_id: int, *, need_rejecte
         pair_tokens=_pair_tokens(
             _padded_tokens(of_pair, wanted[n :: len(pairs)], width) for n, of_pair in enumerate(sides)
         ),
-        score_chosen=_scores(pairs, "score_chosen"),
-        score_rejected=_scores(pairs, "score_rejected"),
+        **_said_of_pairs(pairs, sides, max(map(len, answers)), need_other=need_other),
     )
 
 
@@ -157,10 +170,12 @@ def _packed_tokens(row: _PackedRow, of_pair: Sequence[tuple[int, int]]) -> Tenso
     return torch.cat([row.trees[tree].tokens_of(*(answer for of, answer in of_pair if of == tree)) for tree in trees])
 
 
-def _padded_tokens(sides: Sequence[Side], rows: Sequence[int], width: int) -> Tensor:
+def _padded_tokens(sides: Sequence[Side | None], rows: Sequence[int | None], width: int) -> Tensor:
     """The same in padded rows: what the second row repeats of the first one is left out."""
     found, before = [], None
     for side, row in zip(sides, rows, strict=True):
+        if side is None or row is None:
+            continue
         skip = 0
         if before is not None and before.prompt is side.prompt and before.reading == side.reading:
             skip = len(side.prompt) + common_beginning(before.answer, side.answer)
@@ -184,8 +199,9 @@ class Side(NamedTuple):
     reading: Reading
 
 
-def sides_of(pair: EncodedPair, need_rejected: bool) -> list[Side]:
-    """The chosen side, and the rejected one where it is needed.
+def sides_of(pair: EncodedPair, need_rejected: bool, need_other: bool = False) -> list[Side | None]:
+    """The chosen side, the rejected one where it is needed, and the chosen answer under the other picture where that is
+    needed: None for a pair without one.
 
     Raises:
         DataError: a demonstration where both answers are needed.
@@ -201,7 +217,10 @@ def sides_of(pair: EncodedPair, need_rejected: bool) -> list[Side]:
     sides = [Side(prompt, answer, reading) for (prompt, answer), reading in zip(given, pair.readings, strict=False)]
     if any(len(side.answer) == 0 for side in sides):
         raise fault(pair.pair_id, "empty_response", "has an answer without a token to learn")
-    return sides
+    if not need_other:
+        return [*sides]
+    other = None if pair.other_prompt is None else Side(pair.other_prompt, pair.chosen_ids, pair.other_reading)
+    return [*sides, other]
 
 
 def _images(prompts: Sequence[EncodedPrompt], lengths: Sequence[int], width: int | None = None) -> dict[str, Any]:
@@ -253,6 +272,40 @@ def _types(prompt: EncodedPrompt, name: str, length: int) -> Tensor:
     """Of a prompt and the answers behind it: [length]."""
     types = prompt.types_or_zeros(name)
     return torch.cat([types, types.new_full((length - len(prompt),), prompt.answer_type)])
+
+
+def _said_of_pairs(
+    pairs: Sequence[EncodedPair], sides: Sequence[Sequence[Side | None]], width: int, *, need_other: bool
+) -> dict[str, Any]:
+    """Scores and weights of a batch whose longest answer has ``width`` tokens."""
+    desirable = [pair.desirable for pair in pairs]
+    return {
+        "score_chosen": _scores(pairs, "score_chosen"),
+        "score_rejected": _scores(pairs, "score_rejected"),
+        "has_other": torch.tensor([pair.other_prompt is not None for pair in pairs]) if need_other else None,
+        "answer_weights": _answer_weights(pairs, sides, width, need_other=need_other),
+        "weight": torch.tensor([pair.weight for pair in pairs]) if any(pair.weight != 1.0 for pair in pairs) else None,
+        "desirable": None if None in desirable else torch.tensor([float(bool(one)) for one in desirable]),
+    }
+
+
+def _answer_weights(
+    pairs: Sequence[EncodedPair], sides: Sequence[Sequence[Side | None]], width: int, *, need_other: bool
+) -> Tensor | None:
+    """[A, width]; zeros behind an answer. None where no pair has weights."""
+    if all(pair.chosen_weights is None and pair.rejected_weights is None for pair in pairs):
+        return None
+    count = len(sides[0])
+    out = torch.zeros(count * len(pairs), width)
+    for number, (pair, of_pair) in enumerate(zip(pairs, sides, strict=True)):
+        for place, side in enumerate(of_pair):
+            if side is None:
+                continue
+            is_rejected = place == 1 and not (need_other and count == 2)
+            weights = pair.rejected_weights if is_rejected else pair.chosen_weights
+            row = out[place * len(pairs) + number, : len(side.answer)]
+            row.copy_(torch.ones_like(row) if weights is None else weights)
+    return out
 
 
 def _scores(pairs: Sequence[EncodedPair], name: Literal["score_chosen", "score_rejected"]) -> Tensor | None:

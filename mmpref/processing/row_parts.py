@@ -11,7 +11,12 @@ from mmpref.processing.layout import LayoutName, sides_of
 
 
 def parts_of(
-    pairs: Sequence[EncodedPair], most: int | None, layout: LayoutName, *, need_rejected: bool = True
+    pairs: Sequence[EncodedPair],
+    most: int | None,
+    layout: LayoutName,
+    *,
+    need_rejected: bool = True,
+    need_other: bool = False,
 ) -> Iterator[list[EncodedPair]]:
     """The pairs in as few parts as the limit allows, those of one prompt together; otherwise in their order.
 
@@ -23,14 +28,16 @@ def parts_of(
         most: tokens that the model shall run over at once; None for no limit.
         layout: of the batches.
         need_rejected: whether rejected answers are run.
+        need_other: whether chosen answers are run under the other picture too.
     """
+    needs = (need_rejected, need_other)
     if most is None:
         yield list(pairs)
         return
     part: list[EncodedPair] = []
     size = _Size()
     for group in _by_prompt(pairs):
-        of_group = _size(group, need_rejected)
+        of_group = _size(group, needs)
         if (size + of_group).tokens(layout) <= most:
             part, size = [*part, *group], size + of_group
             continue
@@ -40,34 +47,41 @@ def parts_of(
         if of_group.tokens(layout) <= most:
             part, size = list(group), of_group
             continue
-        *whole, part = _divided(group, most, layout, need_rejected)
+        *whole, part = _divided(group, most, layout, needs)
         yield from whole
-        size = _size(part, need_rejected)  # it may have space for others
+        size = _size(part, needs)  # it may have space for others
     if part:
         yield part
 
 
-def _divided(
-    group: Sequence[EncodedPair], most: int, layout: LayoutName, need_rejected: bool
-) -> Iterator[list[EncodedPair]]:
+_Needs = tuple[bool, bool]
+"""Whether rejected answers are run, and chosen ones under the other picture."""
+
+
+def _divided(group: Sequence[EncodedPair], most: int, layout: LayoutName, needs: _Needs) -> Iterator[list[EncodedPair]]:
     """Pairs of one prompt, next always the one with the fewest tokens that the part has not."""
     left = list(group)
     part: list[EncodedPair] = []
-    answers: set[tuple[int, ...]] = set()
+    answers: set[_OneAnswer] = set()
     while left:
-        new = [
-            {tuple(side.answer.tolist()) for side in sides_of(pair, need_rejected)} - answers if part else set()
-            for pair in left
-        ]
-        cheapest = min(range(len(left)), key=lambda at: (sum(map(len, new[at])), at))
-        if part and _size([*part, left[cheapest]], need_rejected).tokens(layout) > most:
+        new = [_answers_of(pair, needs) - answers if part else set() for pair in left]
+        cheapest = min(range(len(left)), key=lambda at: (sum(len(answer) for _, answer in new[at]), at))
+        if part and _size([*part, left[cheapest]], needs).tokens(layout) > most:
             yield part
             part, answers = [], set()
             continue
         pair = left.pop(cheapest)
         part.append(pair)
-        answers.update(tuple(side.answer.tolist()) for side in sides_of(pair, need_rejected))
+        answers.update(_answers_of(pair, needs))
     yield part
+
+
+_OneAnswer = tuple[int, tuple[int, ...]]
+"""The prompt object that an answer stands behind, by its id, and the answer's tokens."""
+
+
+def _answers_of(pair: EncodedPair, needs: _Needs) -> set[_OneAnswer]:
+    return {(id(side.prompt), tuple(side.answer.tolist())) for side in sides_of(pair, *needs) if side is not None}
 
 
 class _Size(NamedTuple):
@@ -85,11 +99,11 @@ class _Size(NamedTuple):
         return self.packed if layout == "shared_prefix" else self.rows * self.longest
 
 
-def _size(pairs: Sequence[EncodedPair], need_rejected: bool) -> _Size:
+def _size(pairs: Sequence[EncodedPair], needs: _Needs) -> _Size:
     trees: dict[tuple[int, object], AnswerTree] = {}
     rows: dict[tuple[int, tuple[int, ...]], int] = {}
     for pair in pairs:
-        for prompt, answer, reading in sides_of(pair, need_rejected):
+        for prompt, answer, reading in (side for side in sides_of(pair, *needs) if side is not None):
             trees.setdefault((id(prompt), reading), AnswerTree(len(prompt))).add(answer)
             rows[id(prompt), tuple(answer.tolist())] = len(prompt) + len(answer)
     packed = sum(branch.length for tree in trees.values() for branch in tree.branches)

@@ -103,7 +103,7 @@ def test_gradients_are_those_of_separate_rows(loaded: LoadedModel) -> None:
         model = loaded.model.requires_grad_(True)
         model.zero_grad()
         batch = collator_for(loaded, layout)(rows)
-        chosen, rejected = batch.halves(batch.by_answer(answer_logps(model, batch)).sum(dim=1))
+        chosen, rejected, _ = batch.by_side(batch.by_answer(answer_logps(model, batch)).sum(dim=1))
         assert rejected is not None
         torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).sum().backward()
         found.append({name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None})

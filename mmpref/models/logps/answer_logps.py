@@ -28,8 +28,8 @@ _TAKES_MASK = hasattr(modeling_utils, "slice_logits_to_keep")
 
 
 def answer_sums(model: nn.Module, batch: PairBatch) -> Tensor:
-    """Sum of the token log-probs of every answer: [A] float32."""
-    return batch.by_answer(answer_logps(model, batch)).sum(dim=1)
+    """Sum of the token log-probs of every answer, each weighted as the batch says: [A] float32."""
+    return batch.sums(answer_logps(model, batch))
 
 
 def answer_logps(model: nn.Module, batch: PairBatch, *, through_logits: bool = False) -> Tensor:

@@ -14,7 +14,7 @@ from mmpref.losses.contract import PairLogps
 from mmpref.models.frozen_tower import FrozenFeatures
 from mmpref.models.logps.answer_logps import answer_sums
 from mmpref.models.logps.router_balance import Routers, balance_of_pairs
-from mmpref.processing.batch import PairBatch
+from mmpref.processing.batch import BySide, PairBatch
 
 if TYPE_CHECKING:
     from mmpref.models.logps.reference import Reference
@@ -34,29 +34,35 @@ def pair_logps(
     The result carries the gradient of the policy and none of the reference. What is frozen of the vision tower runs
     once for both.
     """
-    ref_chosen: Tensor | None = None
-    ref_rejected: Tensor | None = None
+    ref: BySide | None = None
     if reference is None:
         sums, balance = _policy(model, batch, routers)
     else:  # the reference first, so that image features are freed as the policy takes them
         features = FrozenFeatures(model)
         with features.recording():
-            ref_chosen, ref_rejected = reference.logps(batch)
+            ref = reference.logps(batch)
         with features.replaying():
             sums, balance = _policy(model, batch, routers)
-    chosen, rejected = batch.halves(sums)
-    chosen_len, rejected_len = batch.halves(batch.answer_lens)
+    policy, lengths = batch.by_side(sums), batch.by_side(batch.effective_lens)
     score_chosen, score_rejected = batch.scores if batch.scores is not None and batch.has_rejected else (None, None)
+    tokens = None if batch.answer_weights is None else batch.by_side(batch.answer_lens)
     return PairLogps(
-        chosen=chosen,
-        rejected=rejected,
-        chosen_len=chosen_len,
-        rejected_len=rejected_len,
-        ref_chosen=ref_chosen,
-        ref_rejected=ref_rejected,
+        chosen=policy.chosen,
+        rejected=policy.rejected,
+        chosen_len=lengths.chosen,
+        rejected_len=lengths.rejected,
+        ref_chosen=None if ref is None else ref.chosen,
+        ref_rejected=None if ref is None else ref.rejected,
         chosen_score=score_chosen,
         rejected_score=score_rejected,
         router_balance=balance,
+        other=policy.other,
+        ref_other=None if ref is None else ref.other,
+        has_other=batch.has_other,
+        weight=batch.weight,
+        desirable=batch.desirable,
+        chosen_tokens=None if tokens is None else tokens.chosen,
+        rejected_tokens=None if tokens is None else tokens.rejected,
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from mmpref.models.adapters.pissa import changed_its_base
@@ -20,7 +20,7 @@ from mmpref.models.adapters.weights import adapter_changes_nothing, has_adapter,
 from mmpref.models.logps.answer_logps import answer_sums
 from mmpref.models.reference_rule import ReferenceModelKind, Start, choose
 from mmpref.models.unwrap import unwrap
-from mmpref.processing.batch import PairBatch
+from mmpref.processing.batch import BySide, PairBatch
 
 ReferenceKind = Literal["auto"] | ReferenceModelKind
 
@@ -38,8 +38,8 @@ class Reference(Protocol):
         """Whether it is the policy as it starts, so that every margin begins at 0."""
         ...
 
-    def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
-        """Sums of answer log-probs, (chosen [B], rejected [B] or None), without gradient."""
+    def logps(self, batch: PairBatch) -> BySide:
+        """Sums of answer log-probs, as the batch weighs them, of each side [B], without gradient."""
         ...
 
 
@@ -64,12 +64,12 @@ class ReferencePolicy:
         if self.kind == "frozen_copy" and not self._is_sharded:
             self._model, self._is_sharded = shard(self._model), True
 
-    def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
-        """Sums of answer log-probs, (chosen [B], rejected [B] or None), without gradient and without dropout."""
+    def logps(self, batch: PairBatch) -> BySide:
+        """Sums of answer log-probs, as the batch weighs them, of each side [B], without gradient and dropout."""
         if self.kind == "frozen_copy" and not self._is_sharded:
             self._model.to(batch.input_ids.device)  # the trainer moves the policy after the copy was made
         with torch.no_grad(), eval_mode(self._model), self._switched():
-            found = batch.halves(answer_sums(self._model, batch))
+            found = batch.by_side(answer_sums(self._model, batch))
         torch.clear_autocast_cache()  # half-precision copies of weights made here would carry no gradient
         return found
 

@@ -28,8 +28,9 @@ from mmpref.files.temporary import remove_abandoned
 from mmpref.files.writing import replacing, write_json, writing_to
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.reference import eval_mode
-from mmpref.processing.batch import PairBatch, to_device
+from mmpref.processing.batch import BySide, PairBatch, to_device
 from mmpref.processing.collate import PairCollator
+from mmpref.processing.encoded import NO_ANSWER
 from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import SINGLE_PROCESS, World
@@ -198,26 +199,34 @@ class ReferenceCache:
         mine = [name for batch in batches for name in batch.counted_ids]
         return tuple(name for names in world.gather(mine) for name in names)
 
-    def logps(self, batch: PairBatch) -> tuple[Tensor, Tensor | None]:
-        """Sums of answer log-probs, (chosen [B], rejected [B] or None).
+    def logps(self, batch: PairBatch) -> BySide:
+        """Sums of answer log-probs, as the batch weighs them, of each side [B].
 
         Raises:
             ConfigError: a pair that is not in the cache as the model is given it now.
         """
         if not batch.keys:
             raise ConfigError("the reference cache needs batches with keys: make the collator with keyed=True")
-        sides = ["chosen"] * len(batch) + ["rejected"] * (len(batch.keys) - len(batch))
-        names = batch.pair_ids * 2 if batch.has_rejected else batch.pair_ids
+        sides = [
+            side for side, there in (("rejected", batch.has_rejected), ("other", batch.has_other is not None)) if there
+        ]
+        of = [(name, side) for side in ("chosen", *sides) for name in batch.pair_ids]
+        weights = [None] * len(of) if batch.answer_weights is None else list(batch.answer_weights.cpu())
         sums = []
-        for name, side, key in zip(names, sides, batch.keys, strict=True):
+        for (name, side), key, weight in zip(of, batch.keys, weights, strict=True):
+            if key == NO_ANSWER:
+                sums.append(torch.zeros(()))
+                continue
             if key not in self._entries:
+                answer = "chosen answer under the other picture" if side == "other" else f"{side} answer"
                 raise ConfigError(
-                    f"the {side} answer of pair '{name}' is not in the reference cache {self.folder} as the model is "
+                    f"the {answer} of pair '{name}' is not in the reference cache {self.folder} as the model is "
                     "given it now: its text or image, or how they are processed, has changed since; delete the folder "
                     "or give reference.cache another"
                 )
-            sums.append(self._entries[key].sum())
-        return batch.halves(to_device(torch.stack(sums), batch.input_ids.device))
+            entry = self._entries[key]
+            sums.append((entry if weight is None else entry * weight[: len(entry)]).sum())
+        return batch.by_side(to_device(torch.stack(sums), batch.input_ids.device))
 
     def _keep(self, entries: Mapping[str, Tensor]) -> None:
         content = save(dict(entries), metadata={_OF: self._facts_hash})

@@ -136,7 +136,7 @@ class _Missing:
         alone = distinct_answers(self.collator, pairs)
         missing = [answer for key, answer in alone.items() if key not in self.have]
         parts = [missing[begin : begin + _BATCH] for begin in range(0, len(missing), _BATCH)]
-        chosen_only = self.collator.changed(need_rejected=False)
+        chosen_only = self.collator.changed(need_rejected=False, need_other=False)
         return _Found(tuple(batch for part in parts for batch in chosen_only.rows_of(part)), tuple(alone))
 
     def or_nothing(self, pairs: Sequence[PreferencePair]) -> _Found | None:
@@ -149,9 +149,8 @@ class _Missing:
 
 def distinct_answers(collator: PairCollator, pairs: Sequence[PreferencePair]) -> dict[str, EncodedPair]:
     """Every distinct answer of some pairs by its key, as a demonstration."""
-    alone = [
-        answer for pair in collator.encoded(pairs) for answer in pair.answers_alone(rejected=collator.need_rejected)
-    ]
+    needs = {"rejected": collator.need_rejected, "other": collator.need_other}
+    alone = [answer for pair in collator.encoded(pairs) for answer in pair.answers_alone(**needs)]
     found: dict[str, EncodedPair] = {}
     for key, answer in zip(answer_keys(alone, rejected=False), alone, strict=True):
         found.setdefault(key, answer)
@@ -163,7 +162,7 @@ def keep_ranks_in_step(batches: Iterator[PairBatch], collator: PairCollator, wor
     if not world.is_sharded:
         yield from batches
         return
-    dummies = collator.changed(need_rejected=False)
+    dummies = collator.changed(need_rejected=False, need_other=False)
     while True:
         batch = next(batches, None)
         [more] = world.max_over_ranks([batch is not None])
@@ -204,7 +203,7 @@ def entries_of(
 
 def _one_by_one(collator: PairCollator, batch: PairBatch, pairs: Mapping[str, PreferencePair]) -> Iterator[PairBatch]:
     """The answers of a batch alone. Their pairs are encoded again, one at a time: memory is short."""
-    chosen_only, waiting = collator.changed(need_rejected=False), set(batch.keys[: batch.counted])
+    chosen_only, waiting = collator.changed(need_rejected=False, need_other=False), set(batch.keys[: batch.counted])
     for name in dict.fromkeys(batch.counted_ids):
         for key, answer in distinct_answers(collator, [pairs[name]]).items():
             if key in waiting:

@@ -355,7 +355,7 @@ def _batch_is_single(bench: _Bench) -> Check:
     for number, pair in enumerate(bench.pairs):
         single = bench.batch([pair])
         alone = single.by_answer(answer_logps(bench.model, single))
-        rows = together[[number, number + len(batch)]] if batch.has_rejected else together[[number]]
+        rows = together[number :: len(batch)]
         worst = max(worst, bench.difference(rows[:, : alone.shape[1]], alone))
     return bench.judged(
         name, worst, "tokens differ by",
@@ -370,9 +370,8 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None, noise: floa
         return Check(name, None, "the loss reads no reference")
     batch = bench.batch()
     policy = answer_sums(bench.model, batch)
-    chosen, rejected = reference.logps(batch)
-    referred = chosen if rejected is None else torch.cat([chosen, rejected])
-    off = float(((policy - referred).abs() / batch.answer_lens).max())
+    referred = torch.cat([side for side in reference.logps(batch) if side is not None])
+    off = float(((policy - referred).abs() / batch.answer_lens.clamp(min=1)).max())
     if not reference.is_start:
         return Check(name, None, f"the base was asked for; answers are {off:.3g} nats a token from it, at most")
     found = bench.judged(
@@ -444,7 +443,7 @@ def _parts_learn(bench: _Bench, args: TrainingArguments | None) -> Check:
     def loss() -> Tensor:
         with bench.autocast():
             batch = bench.batch([bench.pairs[-1] if shown is None else shown])
-            chosen, rejected = batch.halves(answer_sums(bench.model, batch))
+            chosen, rejected, _ = batch.by_side(answer_sums(bench.model, batch))
             return chosen.sum() if rejected is None else (2 * chosen - rejected).sum()
 
     found = look(bench.model, family, loss, args)

@@ -83,7 +83,7 @@ def test_plain_rows_masks_and_padding() -> None:
     assert batch.pair_ids == ("a", "b")
     rejected = "two yellow boxes and a dog .<|im_end|>"
     assert answers_of(batch, encoder) == ["yes<|im_end|>", "a red square .<|im_end|>", rejected, rejected]
-    chosen_half, rejected_half = batch.halves(torch.arange(4))
+    chosen_half, rejected_half, _ = batch.by_side(torch.arange(4))
     assert chosen_half.tolist() == [0, 1]
     assert rejected_half is not None
     assert rejected_half.tolist() == [2, 3]
@@ -215,7 +215,7 @@ def test_demonstrations_where_two_answers_are_needed() -> None:
         PairCollator(encoder, draw)([pair("solo", rejected=None)])
     batch = PairCollator(encoder, draw, need_rejected=False)([pair("solo", rejected=None), pair("both")])
     assert not batch.has_rejected
-    assert batch.halves(torch.arange(2))[1] is None
+    assert batch.by_side(torch.arange(2)).rejected is None
 
 
 def test_an_answer_without_tokens_cannot_be_built() -> None:

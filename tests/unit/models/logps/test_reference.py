@@ -50,7 +50,7 @@ def test_adapter_off_equals_a_frozen_copy_before_and_after_training(base: Path) 
         policy = pair_logps(loaded.model, batch)
     for _ in range(2):
         for reference in (off, twin):
-            chosen, rejected = reference.logps(batch)
+            chosen, rejected, _ = reference.logps(batch)
             torch.testing.assert_close(chosen, policy.chosen.detach(), atol=1e-6, rtol=1e-6)
             assert rejected is not None
             assert policy.rejected is not None

@@ -149,7 +149,7 @@ def test_of_demonstrations_the_one_answer_is_computed(filled: Filled) -> None:
     cache = filled.fill(rows)
     assert filled.told == [f"reference cache: 2 answers of 3 pairs computed, 0 were there ({filled.folder})"]
     chosen_only = filled.collate.changed(need_rejected=False)
-    found, nothing = cache.logps(chosen_only(rows))
+    found, nothing, _ = cache.logps(chosen_only(rows))
     assert nothing is None
     assert found[0] == found[1] != found[2]
 

@@ -31,7 +31,7 @@ def looked_at(loaded: LoadedModel, args: Any = None, **row: Any) -> Learning:
     batch = collator_for(loaded)([pair("seen", **row)])
 
     def loss() -> Tensor:
-        chosen, rejected = batch.halves(answer_sums(loaded.model, batch))
+        chosen, rejected, _ = batch.by_side(answer_sums(loaded.model, batch))
         assert rejected is not None
         return (2 * chosen - rejected).sum()
 
