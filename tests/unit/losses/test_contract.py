@@ -42,8 +42,8 @@ def test_fields_are_those_that_are_documented(good):
     names = [f.name for f in dataclasses.fields(good)]
     assert names == [
         "chosen", "rejected", "chosen_len", "rejected_len", "ref_chosen", "ref_rejected", "chosen_score",
-        "rejected_score", "router_balance", "other", "ref_other", "has_other", "anchor_shift", "kl", "desirable", "weight",
-        "chosen_tokens", "rejected_tokens",
+        "rejected_score", "router_balance", "other", "ref_other", "has_other", "anchor_shift", "kl", "desirable",
+        "weight", "chosen_tokens", "rejected_tokens",
     ]  # fmt: skip
     assert good.num_pairs == 2
     good.validate(missing_scores="error")
