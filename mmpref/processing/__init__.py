@@ -9,6 +9,7 @@ from mmpref.processing.errors import EncodeError
 from mmpref.processing.family import FAMILIES, Family, family_of
 from mmpref.processing.layout import LayoutName
 from mmpref.processing.length_plan import FitPlan, plan_fit
+from mmpref.processing.other_images import OtherImageSettings
 from mmpref.processing.pixels import LoadImage
 from mmpref.processing.videos import LoadVideo
 
@@ -23,6 +24,7 @@ __all__ = [
     "LayoutName",
     "LoadImage",
     "LoadVideo",
+    "OtherImageSettings",
     "PairBatch",
     "PairCollator",
     "PairEncoder",

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmpref.errors import DataError
+from mmpref.errors import ConfigError, DataError
 from mmpref.processing.batch import PairBatch, join_vision, pad_rows
 from mmpref.processing.cross_attention import SEEN, num_images, row_by_row
 from mmpref.processing.encode import PairEncoder, Prompts
@@ -34,9 +34,12 @@ class PairCollator:
             knows the model as well, and says why).
         pad_token_id: fills up shorter rows (its value is masked everywhere); None takes the tokenizer's own.
         need_rejected: False for losses that read the chosen side only: then no rejected answer is run.
-        need_other: True for losses that look at the chosen answer under another picture too.
+        need_other: True for losses that look at the chosen answer under another picture too; ``encoder`` says which.
         row_tokens: the most tokens that the model shall run over at once, for :meth:`rows`; None sets no limit.
         keyed: give batches their ``keys``.
+
+    Raises:
+        ConfigError: other pictures are needed, and the encoder has none.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class PairCollator:
         self.need_rejected = need_rejected
         self.need_other = need_other
         self.row_tokens = row_tokens
+        self._refuse_without_other()
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> PairBatch:
         """All pairs as one batch, in their order; those of one prompt share it and its images."""
@@ -101,6 +105,21 @@ class PairCollator:
         other.layout = layout or self.layout
         other.need_rejected = self.need_rejected if need_rejected is None else need_rejected
         other.need_other = self.need_other if need_other is None else need_other
+        other._refuse_without_other()
+        return other
+
+    def _refuse_without_other(self) -> None:
+        if self.need_other and self.encoder.other_image is None:
+            raise ConfigError(
+                "the loss looks at another picture, and the encoder gives none: make it with "
+                "PairEncoder(..., other_image=OtherImageSettings(source=..., kind=...))"
+            )
+
+    def in_epoch(self, epoch: int) -> PairCollator:
+        """The same collator for an epoch, counted from 0, where each has other pictures of its own."""
+        other = copy.copy(self)
+        other.encoder = copy.copy(self.encoder)
+        other.encoder.epoch = epoch
         return other
 
     def with_features(self, load: LoadFeatures | None) -> PairCollator:
@@ -176,8 +195,11 @@ def collate_pairs(
 
     Raises:
         DataError: a demonstration where both answers are needed.
-        EncodeError: a prompt whose image tokens are not those of its images, or an answer without tokens.
+        EncodeError: a prompt whose image tokens are not those of its images, one that has other tokens with the other
+            picture, or an answer without tokens.
     """
+    for pair in pairs:
+        _check_other(pair)
     sides = (side for pair in pairs for side in sides_of(pair, need_rejected, need_other) if side is not None)
     prompts = {id(side.prompt): side.prompt for side in sides}
     for prompt in prompts.values():
@@ -217,6 +239,16 @@ def collate_prompts(
         **{name: pad_rows(planes, 0, left=True) for name, planes in types.items()},
         **vision,
     }
+
+
+def _check_other(pair: EncodedPair) -> None:
+    """Both looks at the chosen answer must count the same tokens, which stand behind as many."""
+    if pair.other_prompt is not None and not torch.equal(pair.other_prompt.input_ids, pair.prompt.input_ids):
+        detail = (
+            f"has {len(pair.prompt)} tokens before its answer, and {len(pair.other_prompt)} or others with the other "
+            "picture: give pictures of the same size"
+        )
+        raise fault(pair.pair_id, "other_image", detail)
 
 
 def _check_image_tokens(prompt: EncodedPrompt, image_token_id: int | None) -> None:

@@ -6,7 +6,7 @@ Shapes: T prompt tokens (image and video tokens counted), C and R answer tokens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,6 +18,7 @@ from mmpref.processing.encoded import EncodedPair, EncodedPrompt
 from mmpref.processing.errors import fault
 from mmpref.processing.family import Family
 from mmpref.processing.image_rows import image_row
+from mmpref.processing.other_images import OpenedOnce, OtherImages, OtherImageSettings, normal_of, other_refs
 from mmpref.processing.pixels import OWN_SIZES, ImageEncoder, ImageSettings, LoadImage, blank
 from mmpref.processing.positions import Grid, continued, in_sequence, multimodal
 from mmpref.processing.rope_lengths import AS_SHORT, Reading, length_in_positions
@@ -51,9 +52,12 @@ class PairEncoder:
         template_kwargs: what the chat template reads beside the conversation; a pair's own stand over them.
         budgets: prompt -> max_pixels of its images and frames, for pairs that would be too long otherwise
             (``length_plan.plan_fit``).
+        other_image: give every pair with images another picture in the place of each; None for losses that do not look
+            at one.
 
     Attributes:
         names_images: whether prompts get their ``image_row``; their pixels are hashed for it.
+        epoch: in which pairs are encoded, counted from 0, for pictures that are made anew in each.
 
     Raises:
         ConfigError: no chat template, ``template_kwargs`` that it does not read, or a resolution budget that this
@@ -70,6 +74,7 @@ class PairEncoder:
         video_max_pixels: int | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         budgets: Mapping[PromptKey, int] | None = None,
+        other_image: OtherImageSettings | None = None,
     ) -> None:
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length must be at least 2, got {max_length}")
@@ -78,6 +83,8 @@ class PairEncoder:
         self.chat = ChatEncoder(processor, template_kwargs)
         self.budgets = dict(budgets or {})
         self.names_images = False
+        self.other_image = other_image
+        self.epoch = 0
         self._processor = processor
         self.images = ImageEncoder(processor, family, images)
         self.videos = VideoEncoder(processor, family, max_pixels=video_max_pixels, cache_bytes=images.cache_bytes)
@@ -121,21 +128,29 @@ class PairEncoder:
 
         budget = self.budgets.get(pair.prompt_key) if self.budgets else None
 
-        def prompt_with(images: tuple[ImageRef, ...]) -> EncodedPrompt:
-            key: Hashable = (images, pair.videos, text.prompt, text.prefix, text.text, budget)
+        def prompt_with(images: tuple[ImageRef, ...], opens: LoadImage) -> EncodedPrompt:
+            # made pictures are told apart by who makes them
+            key: Hashable = (images, opens, pair.videos, text.prompt, text.prefix, text.text, budget)
             if key not in prompts:
-                shown = _Shown(images, load_image, pair.videos, load_video, budget)
+                shown = _Shown(images, opens, pair.videos, load_video, budget)
                 made = self._prompt(pair.id, pair.prompt, text, shown)
                 # a loader worker moves a batch's tensors into memory that it shares with others
                 prompts[key] = made.with_own_pixels() if self.images.has_cache else made
             return prompts[key]
 
-        prompt = prompt_with(pair.images)
+        other_prompt = None
+        if self.other_image is None or not pair.images:
+            prompt = prompt_with(pair.images, load_image)
+        else:
+            once = OpenedOnce(load_image)
+            prompt = prompt_with(pair.images, once)
+            other_prompt = self._other_prompt(pair, self.other_image, once, prompt_with)
+            once.forget()  # whoever keeps it as a part of a key keeps no pixels
         rejected_prompt = None
         if pair.rejected is not None and pair.rejected_images is not None and not pair.has_same_images:
-            rejected_prompt = prompt_with(pair.rejected_images)
-        # both sides are cut by the same rule, also where their images leave them different space
-        longer = max((prompt, rejected_prompt or prompt), key=len)
+            rejected_prompt = prompt_with(pair.rejected_images, load_image)
+        # all sides are cut by the same rule, also where their images leave them different space
+        longer = max((prompt, rejected_prompt or prompt, other_prompt or prompt), key=len)
         vision = sum(longer.image_tokens) + sum(longer.video_tokens)
         space = self.answer_space(pair.id, len(longer), vision, counts=(len(pair.images), len(pair.videos)))
         if len(text.answers) > 1 and pair.has_same_images:
@@ -154,7 +169,20 @@ class PairEncoder:
             score_rejected=pair.score_rejected,
             num_cut=cut,
             row_id=pair.id,
+            other_prompt=other_prompt,
+            other_reading=self._reading(other_prompt or prompt, chosen),
         )
+
+    def _other_prompt(
+        self,
+        pair: PreferencePair,
+        settings: OtherImageSettings,
+        load_image: LoadImage,
+        prompt_with: Callable[[tuple[ImageRef, ...], LoadImage], EncodedPrompt],
+    ) -> EncodedPrompt:
+        """The prompt of a pair with images, with another picture in the place of each."""
+        opens = OtherImages.of(pair, settings, load_image, epoch=self.epoch, normal=normal_of(self._processor))
+        return prompt_with(other_refs(pair, settings), opens)
 
     def _refuse_beyond_places(self, row_id: str, length: int) -> None:
         if (places := self.family.places) is not None and length > places:

@@ -113,7 +113,7 @@ LEVELS: dict[str, list[set[str]]] = {
             "positions",
         },
         {"batch", "chat", "pixels", "video_settings"},
-        {"answer_tree", "tokenizer_parts", "videos"},
+        {"answer_tree", "other_images", "tokenizer_parts", "videos"},
         {"encode"},
         {"layout", "length_plan", "pair_text"},
         {"row_parts"},
@@ -214,6 +214,7 @@ IMPORTED_BY: dict[str, set[str]] = {
         "data/images/loader.py",
         "data/videos/files.py",
         "demo/world.py",
+        "processing/other_images.py",
         "processing/pixels.py",
     },  # the last makes blank ones
     "datasets": {"data/reading/hub.py"},
