@@ -69,6 +69,9 @@ def check(
     demonstrations: Annotated[
         bool, typer.Option("--demonstrations", help="Accept rows without a rejected answer, as the sft loss does.")
     ] = False,
+    labelled: Annotated[
+        bool, typer.Option("--labelled", help="Accept single answers with a label, as the kto loss does.")
+    ] = False,
     max_bad_fraction: MaxBad = 0.001,
     workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes; default: one per core.")] = None,
 ) -> None:
@@ -76,11 +79,13 @@ def check(
 
     Ends with what to do next. With --fix the exit code is 0 when the clean file is written.
     """
+    from mmpref.data.accepted import accepted_by
     from mmpref.data.commands.check import check as run_check
     from mmpref.data.commands.check_outcome import CleanSettings, finish_check, refuse_check_outputs
     from mmpref.files.locking import only_writer
     from mmpref.terminal import CountDisplay, print_facts
 
+    accepted = accepted_by(demonstrations=demonstrations, labelled=labelled)
     clean = CleanSettings(path=fix.fix, copy_images=fix.copy_images)
     opened = [read.open(source) for source in sources]
     refuse_check_outputs(opened, out=out, clean=clean, read=[read.card])
@@ -88,13 +93,13 @@ def check(
         report = run_check(
             opened,
             out=out,
-            demonstrations=demonstrations,
+            demonstrations=accepted,
             max_bad_fraction=max_bad_fraction,
             workers=workers,
             progress=display.update,
         )
     print_facts("data check", report.rows(), [*report.warnings(), f"written to {out}"])
-    typer.echo("\n".join(finish_check(opened, report, out=out, clean=clean, demonstrations=demonstrations)))
+    typer.echo("\n".join(finish_check(opened, report, out=out, clean=clean, demonstrations=accepted)))
 
 
 @app.command()
@@ -107,13 +112,16 @@ def verify(
     demonstrations: Annotated[
         bool, typer.Option("--demonstrations", help="The check was made with --demonstrations.")
     ] = False,
+    labelled: Annotated[bool, typer.Option("--labelled", help="The check was made with --labelled.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Hash every image again, whatever its time of change.")] = False,
 ) -> None:
     """Whether data is still what a check found it to be, as training with that report would ask; else exit code 3."""
+    from mmpref.data.accepted import accepted_by
     from mmpref.data.commands.verify_source import verify_sources
 
     opened = [read.open(source) for source in sources]
-    typer.echo(verify_sources(report, opened, demonstrations=demonstrations, full=full))
+    accepted = accepted_by(demonstrations=demonstrations, labelled=labelled)
+    typer.echo(verify_sources(report, opened, demonstrations=accepted, full=full))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +248,7 @@ def view(
     opened = read.open(source)
     refuse_outputs([opened], {"--out": out}, read=[read.card])
     quarantine = Quarantine()
-    total, pairs = opened.some(quarantine, demonstrations=True, choose=lambda total: evenly(total, limit))
+    total, pairs = opened.some(quarantine, demonstrations="all", choose=lambda total: evenly(total, limit))
     page = build_gallery(
         pairs,
         quarantine.rows,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmpref.data.accepted import Demonstrations
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.pair_source import PairSource, describe_left_over
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError, Skip, where_is
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 def load_pairs(
     sources: Sequence[Path | str | PairSource],
     *,
-    allow_demonstrations: bool,
+    allow_demonstrations: Demonstrations,
     quarantine: Quarantine,
     max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
     images: ImageLoader | None = None,
@@ -75,7 +76,7 @@ def load_pairs(
 def load_each(
     sources: Sequence[PairSource],
     *,
-    allow_demonstrations: bool,
+    allow_demonstrations: Demonstrations,
     quarantine: Quarantine,
     max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
     skip: Skip | None = None,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmpref.data.accepted import Demonstrations
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.pair_source import PairSource, all_files
 from mmpref.errors import DataError, library_errors
@@ -58,6 +59,8 @@ class Listing:
             facts.append(dict(pair.template_kwargs))
         if pair.videos:
             facts.append([[video.path is not None, len(video.frames), video.fps] for video in pair.videos])
+        if (more := _said_to_the_loss(pair)) != _NOTHING_SAID:
+            facts.append({"loss": more})
         self._pairs.update(json.dumps(facts).encode())
 
     def __len__(self) -> int:
@@ -95,6 +98,15 @@ class Listing:
         return digest
 
 
+_NOTHING_SAID: list[Any] = [None, 1.0, None, None, None]
+
+
+def _said_to_the_loss(pair: PreferencePair) -> list[Any]:
+    """What only a loss reads of a pair, and many pairs do not have: manifests of those stay what they were."""
+    other = None if pair.other_images is None else len(pair.other_images)
+    return [other, pair.weight, pair.chosen_weight, pair.rejected_weight, pair.label]
+
+
 def names_of(pair: PreferencePair, kind: type[ImageRef | VideoRef], root: Path | None) -> dict[str, str]:
     """Name below the root -> path as the pair writes it, for every image, or every video, that is a file."""
     paths = (ref.path for ref in all_files(pair) if isinstance(ref, kind) and ref.path is not None)
@@ -123,7 +135,7 @@ def build_manifest(
     listings: Sequence[Listing],
     videos: Sequence[Listing],
     *,
-    demonstrations: bool,
+    demonstrations: Demonstrations,
     quarantine: Path,
     before: Mapping[Path, str],
 ) -> dict[str, Any]:

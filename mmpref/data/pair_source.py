@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmpref.data.accepted import Demonstrations, refuse_single
 from mmpref.data.formats import UNKNOWN_FORMAT, FormatOptions, format_named, read_row
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.pairs import ASIDES, PAIR_KEYS, pair_from_row, row_name
@@ -63,7 +64,7 @@ class PairSource:
         """The format that was named, or that an index beside the files says; else ``auto``."""
         return self.rows.format if self.format == "auto" and self.rows.format is not None else self.format
 
-    def candidates(self, quarantine: Quarantine, *, demonstrations: bool) -> Iterator[Candidate]:
+    def candidates(self, quarantine: Quarantine, *, demonstrations: Demonstrations) -> Iterator[Candidate]:
         """The pairs whose row is in order; the others are quarantined. Images are not looked at.
 
         Whoever iterates says of each pair whether it was used (``num_used``) or quarantines it.
@@ -92,9 +93,7 @@ class PairSource:
                 quarantine.num_read += 1
                 try:
                     pair = pair_from_row(canonical, source=self._label(file), line=number)
-                    if pair.rejected is None and not demonstrations:
-                        detail = "has no 'rejected' answer; a single good answer trains only with the sft loss"
-                        raise RowError(detail, reason="no_rejected")
+                    refuse_single(pair, demonstrations)
                 except RowError as fault:
                     self.quarantine_row(quarantine, file, number, fault, row_id=row_name(canonical))
                     continue
@@ -103,19 +102,21 @@ class PairSource:
                     quarantine.left_over.update(left_over(row if foreign else {}, pair.meta))
                 yield Candidate(file, number, pair)
 
-    def pairs(self, quarantine: Quarantine, *, demonstrations: bool, skip: Skip | None = None) -> Iterator[Candidate]:
+    def pairs(
+        self, quarantine: Quarantine, *, demonstrations: Demonstrations, skip: Skip | None = None
+    ) -> Iterator[Candidate]:
         """The pairs that can be used: the headers of their images and videos are read too, when there is a loader.
 
         Args:
             quarantine: gets the others, and the counts.
-            demonstrations: accept rows without ``rejected``.
+            demonstrations: which rows without ``rejected`` are accepted.
             skip: (file, row, id) -> reason of pairs that an earlier check quarantined.
         """
         for _, candidate in self._sound(quarantine, demonstrations, skip):
             yield candidate
 
     def some(
-        self, quarantine: Quarantine, *, demonstrations: bool, choose: Callable[[int], Sequence[int]]
+        self, quarantine: Quarantine, *, demonstrations: Demonstrations, choose: Callable[[int], Sequence[int]]
     ) -> tuple[int, Iterator[PreferencePair]]:
         """How many pairs can be used, and the chosen ones among them.
 
@@ -141,7 +142,7 @@ class PairSource:
         return len(places), again()
 
     def _sound(
-        self, quarantine: Quarantine, demonstrations: bool, skip: Skip | None
+        self, quarantine: Quarantine, demonstrations: Demonstrations, skip: Skip | None
     ) -> Iterator[tuple[int, Candidate]]:
         """The pairs that can be used, each with its place among the candidates."""
         sound: set[object] = set()  # what was looked at already: many rows may share an image, or a video
@@ -253,16 +254,18 @@ def with_paths(pair: PreferencePair, change: Callable[[str], str]) -> Preference
         pair,
         images=of_images(pair.images),
         rejected_images=None if pair.rejected_images is None else of_images(pair.rejected_images),
+        other_images=None if pair.other_images is None else of_images(pair.other_images),
         videos=tuple(map(of_video, pair.videos)),
     )
 
 
 def all_images(pair: PreferencePair) -> tuple[ImageRef, ...]:
-    """The images of both sides, and those that are frames of videos."""
+    """The images of both sides, those that the chosen answer is compared under, and the frames of videos, in this
+    order."""
+    images = (*pair.images, *(pair.rejected_images or ()), *(pair.other_images or ()))
     if not pair.videos:
-        return (*pair.images, *(pair.rejected_images or ()))
-    frames = (frame for video in pair.videos for frame in video.frames)
-    return (*pair.images, *(pair.rejected_images or ()), *frames)
+        return images
+    return (*images, *(frame for video in pair.videos for frame in video.frames))
 
 
 def all_files(pair: PreferencePair) -> tuple[ImageRef | VideoRef, ...]:

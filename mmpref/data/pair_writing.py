@@ -12,7 +12,7 @@ from typing import Any
 from mmpref.data.pairs import PAIR_KEYS
 from mmpref.errors import DataError
 from mmpref.files.writing import replacing
-from mmpref.records import ImageRef, PreferencePair, Prompt, VideoRef
+from mmpref.records import AnswerWeight, ImageRef, PreferencePair, Prompt, VideoRef
 
 
 def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
@@ -20,13 +20,18 @@ def pair_to_row(pair: PreferencePair) -> dict[str, Any]:
 
     In ``meta``, what JSON has no form for becomes text (bytes in base64), and NaN becomes null.
     """
-    other = pair.rejected_images
+    rejected, other = pair.rejected_images, pair.other_images
     answers: dict[str, Any] = {
         "chosen": pair.chosen,
         "rejected": pair.rejected,
-        "rejected_images": None if other is None else [_image_to_row(image) for image in other],
+        "rejected_images": None if rejected is None else [_image_to_row(image) for image in rejected],
         "score_chosen": pair.score_chosen,
         "score_rejected": pair.score_rejected,
+        "other_images": None if other is None else [_image_to_row(image) for image in other],
+        "weight": None if pair.weight == 1 else pair.weight,
+        "chosen_weight": _weight_to_row(pair.chosen_weight),
+        "rejected_weight": _weight_to_row(pair.rejected_weight),
+        "label": pair.label,
     }
     row = _shown_to_row(pair) | answers
     return {key: row[key] for key in PAIR_KEYS if row[key] is not None}
@@ -100,6 +105,10 @@ def _video_to_row(video: VideoRef) -> str | dict[str, Any]:
     if video.path is not None:
         return video.path
     return {"frames": [_image_to_row(frame) for frame in video.frames], "fps": video.fps}
+
+
+def _weight_to_row(weight: AnswerWeight | None) -> Any:
+    return [span._asdict() for span in weight] if isinstance(weight, tuple) else weight
 
 
 def _image_to_row(image: ImageRef) -> str | dict[str, str]:

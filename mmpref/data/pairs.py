@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mmpref.data.pair_weights import read_answer_weight, read_label, read_weight
 from mmpref.data.prompt_rows import HINTS_FOUND, TURN_NAMES, read_prompt
 from mmpref.data.quarantine import RowError, where_is
 from mmpref.data.row_values import (
@@ -42,15 +43,22 @@ PAIR_KEYS = (
     "meta",
     "template_kwargs",
     "videos",
+    "other_images",
+    "weight",
+    "chosen_weight",
+    "rejected_weight",
+    "label",
 )
-
 
 MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS = "chat_markup_taken_off", "end_marks_taken_off", "pictures_by_link"
 ASIDES = (TURN_NAMES, HINTS_FOUND, MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS)
 """Keys of ``meta`` for what is found in turns and parts and is not read: names of speakers, sizes of images, marks of a
 chat template that the row was written out in, links to images in the text of a row without images."""
 _KEYS = frozenset(PAIR_KEYS)
-PROMPT_KEYS = _KEYS - {"chosen", "rejected", "rejected_images", "score_chosen", "score_rejected"}
+LOSS_KEYS = ("other_images", "weight", "chosen_weight", "rejected_weight", "label")
+"""The keys that say something to the loss alone: a picture to compare with, weights, and whether an answer is good."""
+ANSWER_KEYS = frozenset({"chosen", "rejected", "rejected_images", "score_chosen", "score_rejected", *LOSS_KEYS})
+PROMPT_KEYS = _KEYS - ANSWER_KEYS
 """The keys of a pair without those that say something of its answers."""
 
 
@@ -97,6 +105,7 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
         _check_image_places(len(images), rejected_images, "rejected_images")
         if rejected is None:
             raise row_fault("rejected_images", "'rejected_images' without 'rejected'")
+    other_images = _other_images(row, images)
     same_images = rejected_images is None or rejected_images == images
     if rejected is not None and same_images and says_the_same(chosen, rejected):
         raise row_fault("identical_pair", "'chosen' and 'rejected' are the same text")
@@ -104,6 +113,13 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
     if (score_chosen is None) != (score_rejected is None):
         side = "score_chosen" if score_rejected is None else "score_rejected"
         raise row_fault("score_one_side", f"only {side!r} is given; give scores on both sides or on neither")
+    label = read_label(given("label"))
+    if rejected is not None and label is not None:
+        raise row_fault(
+            "label", "'label' is of a single answer, and the row has a 'rejected' one: drop the label, or 'rejected'"
+        )
+    if rejected is None and given("rejected_weight") is not None:
+        raise row_fault("answer_weight", "'rejected_weight' without 'rejected'")
     return PreferencePair(
         id=read_id(given("id")),
         images=images,
@@ -118,6 +134,11 @@ def _build(row: Mapping[str, Any], source: str) -> PreferencePair:
         meta=_meta(given("meta"), asides),
         template_kwargs=read_template_kwargs(given("template_kwargs")),
         videos=videos,
+        other_images=other_images,
+        weight=read_weight(row),
+        chosen_weight=read_answer_weight(row, "chosen_weight", chosen),
+        rejected_weight=None if rejected is None else read_answer_weight(row, "rejected_weight", rejected),
+        label=label,
     )
 
 
@@ -165,6 +186,21 @@ def _shown(
         videos = () if not video_places and _holds_none(given("videos")) else _videos(given("videos"))
         _check_video_places(video_places, videos)
     return prompt, images, videos
+
+
+def _other_images(row: Mapping[str, Any], images: tuple[ImageRef, ...]) -> tuple[ImageRef, ...] | None:
+    """The images that stand in the place of the prompt's, as many; None where there are none."""
+    if row.get("other_images") is None:
+        return None
+    found = () if _holds_none(row["other_images"]) else _images(row, "other_images")
+    if not found:
+        return None
+    _check_image_places(len(images), found, "other_images")
+    if found == images:
+        raise row_fault(
+            "other_images", "'other_images' are the row's own 'images': give others, or drop the column from this row"
+        )
+    return found
 
 
 def _images(row: Mapping[str, Any], key: str) -> tuple[ImageRef, ...]:

@@ -142,8 +142,8 @@ class PromptTally:
         """Count one pair; one whose id was counted before is left out.
 
         Args:
-            images: names of the images of both sides, frames and videos (``pair_source.all_files``), the same for
-                those that training takes for one.
+            images: names of all images, frames and videos (``pair_source.all_files``), the same for those that
+                training takes for one.
             contents: likewise, the same for those of equal content; None where that is not known.
         """
         if pair.id in self._ids:
@@ -285,8 +285,8 @@ def embedded_name(data: bytes) -> str:
 
 def _seen_by(pair: PreferencePair, names: Sequence[str], *, rejected: bool) -> tuple[str, ...]:
     """Those of all names that the chosen side shows, or the rejected one: its images, and the frames and videos."""
-    shown, all_images = len(pair.images), len(pair.images) + len(pair.rejected_images or ())
-    return (*(names[shown:all_images] if rejected else names[:shown]), *names[all_images:])
+    shown, both = len(pair.images), len(pair.images) + len(pair.rejected_images or ())
+    return (*(names[shown:both] if rejected else names[:shown]), *names[both + len(pair.other_images or ()) :])
 
 
 def _prompt_hash(pair: PreferencePair, images: Sequence[str], *, fold: bool) -> int:

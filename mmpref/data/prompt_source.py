@@ -17,9 +17,9 @@ from mmpref.data.card import load_card
 from mmpref.data.formats import FormatOptions, fitting, format_named
 from mmpref.data.formats.canonical import IMAGE_NAMES
 from mmpref.data.formats.media_values import looks_like_image
-from mmpref.data.formats.prompt_only import ANSWERS, PromptRow, prompt_of
+from mmpref.data.formats.prompt_only import PromptRow, prompt_of
 from mmpref.data.pair_source import canonical_rows
-from mmpref.data.pairs import PAIR_KEYS, PROMPT_KEYS, prompt_from_row, row_name
+from mmpref.data.pairs import ANSWER_KEYS, PAIR_KEYS, PROMPT_KEYS, prompt_from_row, row_name
 from mmpref.data.quarantine import NO_PAIR, Quarantine, RowError
 from mmpref.data.reading.rows import FileFormat, OnFault, RowSource, SourceRow
 from mmpref.data.reading.source import open_source
@@ -217,7 +217,7 @@ def _prompt_rows(row: Mapping[str, Any], format: str, options: FormatOptions, pl
     is_own = pairs[0] is row or row.keys() <= _CANONICAL  # whose meta its user wrote
     found = []
     for pair in pairs:
-        kept = {key: value for key, value in pair.items() if key not in ANSWERS and (is_own or key != "meta")}
+        kept = {key: value for key, value in pair.items() if key not in ANSWER_KEYS and (is_own or key != "meta")}
         if not is_own and (names := pair.get("meta", {}).get(IMAGE_NAMES)):
             kept["meta"] = {IMAGE_NAMES: names}
         found.append(PromptRow(kept if kept.get("id") is not None else {**kept, "id": place}, False))

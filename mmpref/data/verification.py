@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpref.data.accepted import Demonstrations, check_option
 from mmpref.data.manifest import (
     QUARANTINE_FILE,
     REPORT_FILE,
@@ -102,7 +103,7 @@ def _listing(resolve: Callable[[str], Path], names: Mapping[str, str], *, hashed
     return found
 
 
-def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool) -> Checked:
+def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: Demonstrations) -> Checked:
     """Prove that a report of ``mmpref data check`` is about these sources as they are now.
 
     Args:
@@ -116,7 +117,8 @@ def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: bool)
     report = report_file(report)
     manifest = _read(report)
     if manifest["demonstrations"] != demonstrations:
-        add = "with --demonstrations" if demonstrations else "without --demonstrations"
+        wanted, there = " ".join(check_option(demonstrations)), " ".join(check_option(manifest["demonstrations"]))
+        add = f"with {wanted}" if wanted else f"without {there}"
         raise DataError(f"{report} was made for another use of the rows; run mmpref data check {add}")
     stamps = {file: _stamp(file) for source in sources for file in source.rows.files}
     entries = [_entry(report, manifest, source) for source in sources]

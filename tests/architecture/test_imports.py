@@ -86,9 +86,9 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "data": [
         {"prompt_groups", "quarantine", "split", "text_similarity"},
-        {"media_files"},
+        {"accepted", "media_files"},
         {"images", "placeholders", "row_values"},
-        {"videos"},
+        {"pair_weights", "videos"},
         {"audit", "decoded_before", "mixture", "prompt_rows"},
         {"pairs"},
         {"pair_writing"},

@@ -73,7 +73,7 @@ def audit_source(
         source, images=None, videos=None
     )  # an image that cannot be opened is a finding, and no reason to stop
     report = audit(
-        (found.pair for found in unopened.pairs(quarantine, demonstrations=True)),
+        (found.pair for found in unopened.pairs(quarantine, demonstrations="all")),
         images=source.images if request.open_images else None,
         videos=source.videos if request.open_images else None,
         settings=request.settings(scores),
@@ -95,7 +95,7 @@ def write_without_leaks(source: PairSource, report: AuditReport, out: Path) -> l
 
     def without_leaks() -> Iterator[PreferencePair]:
         nonlocal num_left_out, num_written, with_paths
-        for found in source.candidates(Quarantine(), demonstrations=True):
+        for found in source.candidates(Quarantine(), demonstrations="all"):
             is_leak = found.pair.id in leaks
             num_left_out, num_written = num_left_out + is_leak, num_written + (not is_leak)
             if not is_leak:

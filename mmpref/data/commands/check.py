@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmpref.data.accepted import Demonstrations
 from mmpref.data.commands.check_report import CheckReport
 from mmpref.data.images.decoding import Decoder, DecodeResult, Task
 from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION
@@ -43,7 +44,7 @@ def check(
     sources: Sequence[PairSource],
     *,
     out: Path,
-    demonstrations: bool = False,
+    demonstrations: Demonstrations = False,
     max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -257,7 +258,7 @@ def _decoded(
     places: Mapping[type, int],
     decoder: Decoder,
     tally: _Tally,
-    demonstrations: bool,
+    demonstrations: Demonstrations,
 ) -> Iterator[_Window]:
     """Windows of pairs in order, each when its images and videos are decoded; a few are on their way at any time.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmpref.data.accepted import Demonstrations
 from mmpref.data.commands.check_report import CheckReport
 from mmpref.data.commands.clean import write_clean
 from mmpref.data.commands.next_steps import after_check, train_on_file
@@ -52,7 +53,12 @@ def refuse_check_outputs(
 
 
 def finish_check(
-    sources: Sequence[PairSource], report: CheckReport, *, out: Path, clean: CleanSettings, demonstrations: bool
+    sources: Sequence[PairSource],
+    report: CheckReport,
+    *,
+    out: Path,
+    clean: CleanSettings,
+    demonstrations: Demonstrations,
 ) -> list[str]:
     """Write the clean file that is asked for, and say what to do next, in lines.
 
@@ -80,7 +86,7 @@ def _written_clean(
     clean: CleanSettings,
     path: Path,
     out: Path,
-    demonstrations: bool,
+    demonstrations: Demonstrations,
 ) -> list[str]:
     written = write_clean(
         sources, out=path, skip=report.skip, demonstrations=demonstrations, copy_images=clean.copy_images

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmpref.data.accepted import Demonstrations
 from mmpref.data.pair_source import PairSource, with_paths
 from mmpref.data.pair_writing import json_line
 from mmpref.data.quarantine import Quarantine, Skip
@@ -34,7 +35,7 @@ class CleanFile:
 
 
 def write_clean(
-    sources: Sequence[PairSource], *, out: Path, skip: Skip, demonstrations: bool, copy_images: bool = False
+    sources: Sequence[PairSource], *, out: Path, skip: Skip, demonstrations: Demonstrations, copy_images: bool = False
 ) -> CleanFile:
     """Write the pairs that a check used as canonical JSONL, written atomically. Embedded images stay embedded.
 
@@ -84,7 +85,7 @@ def write_clean(
 
 
 def _used(
-    sources: Sequence[PairSource], skip: Skip, demonstrations: bool
+    sources: Sequence[PairSource], skip: Skip, demonstrations: Demonstrations
 ) -> Iterator[tuple[int, PairSource, PreferencePair]]:
     for number, source in enumerate(sources):
         for file, row, pair in source.candidates(Quarantine(), demonstrations=demonstrations):

@@ -271,7 +271,7 @@ class _Job:
         row = pair_to_row(pair)
         lost = self.target.not_held(row)
         self.lost.update(lost)
-        for images in ("images", "rejected_images"):
+        for images in ("images", "rejected_images", "other_images"):
             if images in row and not lost:
                 embed = self.target.name == "canonical"
                 row[images] = [self.image_files.path_of(item, embed=embed) for item in row[images]]

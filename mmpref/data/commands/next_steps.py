@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmpref.data.accepted import Demonstrations, check_option
 from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine, QuarantinedRow
 from mmpref.data.reading.source import local_path
@@ -40,19 +41,21 @@ def override(key: str, value: Any) -> str:
     return shlex.quote(f"{key}={text}")
 
 
-def check_command(sources: Sequence[PairSource], *, demonstrations: bool, more: Sequence[str] = ()) -> str | None:
+def check_command(
+    sources: Sequence[PairSource], *, demonstrations: Demonstrations, more: Sequence[str] = ()
+) -> str | None:
     """``mmpref data check`` over these sources; None where they are not all read in one way, as one call does.
 
     Args:
         sources: as training or a check has them.
-        demonstrations: rows without ``rejected`` are accepted.
+        demonstrations: which rows without ``rejected`` are accepted.
         more: further arguments, not quoted yet.
     """
     read_as = [_options(source) for source in sources]
     if not sources or any(options != read_as[0] for options in read_as):
         return None
     words = ["mmpref", "data", "check", *(_shell_path(source.rows.spec) for source in sources), *read_as[0]]
-    return shlex.join([*words, *(["--demonstrations"] if demonstrations else []), *more])
+    return shlex.join([*words, *check_option(demonstrations), *more])
 
 
 def fetch_commands(sources: Sequence[PairSource], rows: Iterable[QuarantinedRow]) -> list[str]:
@@ -106,7 +109,9 @@ def train_on_file(path: Path, root: Path | None) -> str:
     return " ".join(["mmpref train", RECIPE, override("data.train", str(path)), root_key])
 
 
-def after_check(sources: Sequence[PairSource], report: CheckReport, out: Path, *, demonstrations: bool) -> list[str]:
+def after_check(
+    sources: Sequence[PairSource], report: CheckReport, out: Path, *, demonstrations: Demonstrations
+) -> list[str]:
     """What to do after a check, as lines: commands are lines of their own, indented."""
     steps: list[str] = []
     if report.used:
@@ -163,7 +168,7 @@ def _free(path: Path) -> Path:
     return path if not os.path.lexists(path) else next(each for each in numbered if not os.path.lexists(each))
 
 
-def advice_on_ids(sources: Sequence[PairSource], *, demonstrations: bool) -> list[str]:
+def advice_on_ids(sources: Sequence[PairSource], *, demonstrations: Demonstrations) -> list[str]:
     """What helps a training run in which ids appear twice: a check quarantines the later rows, or all get new ids."""
     folder = report_folder(sources)
     command = check_command(sources, demonstrations=demonstrations, more=_with_out(folder, []))
@@ -187,7 +192,7 @@ def _new_ids(sources: Sequence[PairSource]) -> list[str]:
     return lines
 
 
-def advice(sources: Sequence[PairSource], quarantine: Quarantine, *, demonstrations: bool) -> list[str]:
+def advice(sources: Sequence[PairSource], quarantine: Quarantine, *, demonstrations: Demonstrations) -> list[str]:
     """What helps a training run that met too many bad rows, from the shortest way to the most thorough."""
     share = allowing(quarantine.num_bad, quarantine.num_read)
     lines = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpref.data.accepted import Demonstrations
 from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine
 from mmpref.data.verification import verify
 
 
-def verify_sources(report: Path, sources: Sequence[PairSource], *, demonstrations: bool, full: bool) -> str:
+def verify_sources(report: Path, sources: Sequence[PairSource], *, demonstrations: Demonstrations, full: bool) -> str:
     """Compare rows and images with the report of a check, as training with it does; what was found, in one line.
 
     Args:

@@ -86,7 +86,7 @@ def fetch_pairs(
         raise CheckpointError(f"images cannot be kept in {root}: {error.strerror or error}") from error
     store = ImageStore(without_links(root), ImageLoader(root), policy)
     urls: dict[str, None] = {}
-    for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations=True):
+    for _, _, pair in replace(source, images=None).candidates(Quarantine(), demonstrations="all"):
         urls.update(dict.fromkeys(_urls(pair)))
     with only_writer(out, "choose another --out"), only_writer(root / FOLDER, "choose another --image-root"):
         store.remove_parts()
@@ -130,16 +130,17 @@ def _fetch_all(
 def _rewritten(
     source: PairSource, outcomes: dict[str, str | RowError], quarantine: Quarantine, root: Path
 ) -> Iterator[PreferencePair]:
-    for file, row, pair in replace(source, images=None).candidates(quarantine, demonstrations=True):
+    for file, row, pair in replace(source, images=None).candidates(quarantine, demonstrations="all"):
         try:
             images = _local(pair.images, outcomes, source, root)
             rejected = None if pair.rejected_images is None else _local(pair.rejected_images, outcomes, source, root)
+            other = None if pair.other_images is None else _local(pair.other_images, outcomes, source, root)
             videos = tuple(_local_video(video, outcomes, source, root) for video in pair.videos)
         except RowError as fault:
             source.quarantine_row(quarantine, file, row, fault, row_id=pair.id)
             continue
         quarantine.num_used += 1
-        yield replace(pair, images=images, rejected_images=rejected, videos=videos)
+        yield replace(pair, images=images, rejected_images=rejected, other_images=other, videos=videos)
 
 
 def _urls(pair: PreferencePair) -> Iterable[str]:

@@ -26,7 +26,7 @@ from mmpref.data.formats.fields import (
     turn,
 )
 from mmpref.data.formats.frameworks import SHAREGPT_ROLES, history_of, images_of
-from mmpref.data.pairs import PAIR_KEYS
+from mmpref.data.pairs import ANSWER_KEYS
 
 _ASKED = ("question", "prompt", "query", "instruction", "text")
 """Columns of the question; the first that is there counts. ``text`` comes last: beside a question it is an answer."""
@@ -34,7 +34,6 @@ _TALKS = ("messages", "conversations", "conversation")
 _IDS = ("id", "question_id", "idx", "sample_id")
 _LONGEST = 300
 """Characters of a column that is kept in ``meta``: a category or a short answer, and no text of its own."""
-ANSWERS = frozenset(PAIR_KEYS) & {"chosen", "rejected", "rejected_images", "score_chosen", "score_rejected"}
 
 
 class PromptRow(NamedTuple):
@@ -89,7 +88,7 @@ def prompt_of(row: Row, options: FormatOptions) -> PromptRow:
             prompt = [turn("user", placed_or_first(question, len(images.items)))]
     used = ("image", "images", *used)
     found = CanonicalRow(prompt=prompt, images=images, chosen="", rejected=None, used=used, ids=_IDS)
-    canonical = {key: value for key, value in found.build(row, options).items() if key not in ANSWERS}
+    canonical = {key: value for key, value in found.build(row, options).items() if key not in ANSWER_KEYS}
     own = row.get("meta")
     kept = own.keys() if isinstance(own, Mapping) else ()
     meta = {

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmpref.data.accepted import Demonstrations
 from mmpref.data.commands.next_steps import (
     advice,
     advice_on_ids,
@@ -122,7 +123,7 @@ def load_data(
 
 
 def _held_out_pairs(
-    section: DataSection, sources: Sequence[PairSource], demonstrations: bool, look: FindBroken | None
+    section: DataSection, sources: Sequence[PairSource], demonstrations: Demonstrations, look: FindBroken | None
 ) -> list[list[PreferencePair]]:
     """The pairs of ``data.eval``, source by source: every one is used, so that two runs are compared on the same ones;
     except those that the manifest of a data check of these files has quarantined.

@@ -79,7 +79,7 @@ def _where(sources: Sequence[PairSource], names: Collection[str]) -> Iterator[tu
     for source in sources:
         if not left:
             return
-        for found in source.candidates(Quarantine(), demonstrations=True):
+        for found in source.candidates(Quarantine(), demonstrations="all"):
             if found.pair.id in left:
                 left.discard(found.pair.id)
                 yield source, found
