@@ -131,6 +131,8 @@ class PairBatch:
     # there for each of them; padding, and what the row of a rejected answer repeats of the chosen one's, for none. None
     # in a batch made by hand
     pair_tokens: Tensor | None = None
+    # of single answers: under the same prompts the answers of other rows, one for each pair, as a batch of its own
+    mismatched: PairBatch | None = None
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
         pairs = len(self.pair_ids)
@@ -153,6 +155,8 @@ class PairBatch:
             "weight": (pairs,),
             "desirable": (pairs,),
         }
+        if self.mismatched is not None and self.mismatched.pair_ids != self.pair_ids:
+            raise ValueError("mismatched answers are of other pairs")
         for name, shape in want.items():
             value = self.token_types[name] if name in self.token_types else getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
@@ -244,6 +248,8 @@ class PairBatch:
             value = getattr(self, entry.name)
             if isinstance(value, Tensor):
                 changed[entry.name] = change(value)
+            elif isinstance(value, PairBatch):
+                changed[entry.name] = value.map(change)
             elif isinstance(value, Mapping):
                 changed[entry.name] = {name: change(tensor) for name, tensor in value.items()}
         return replace(self, **changed)

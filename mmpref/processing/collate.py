@@ -35,6 +35,7 @@ class PairCollator:
         pad_token_id: fills up shorter rows (its value is masked everywhere); None takes the tokenizer's own.
         need_rejected: False for losses that read the chosen side only: then no rejected answer is run.
         need_other: True for losses that look at the chosen answer under another picture too; ``encoder`` says which.
+        need_mismatched: True for losses of single answers: batches get their ``mismatched`` answers.
         row_tokens: the most tokens that the model shall run over at once, for :meth:`rows`; None sets no limit.
         keyed: give batches their ``keys``.
 
@@ -52,6 +53,7 @@ class PairCollator:
         pad_token_id: int | None = None,
         need_rejected: bool = True,
         need_other: bool = False,
+        need_mismatched: bool = False,
         row_tokens: int | None = None,
         keyed: bool = False,
     ) -> None:
@@ -66,6 +68,7 @@ class PairCollator:
         self.pad_token_id = encoder.chat.pad_token_id if pad_token_id is None else pad_token_id
         self.need_rejected = need_rejected
         self.need_other = need_other
+        self.need_mismatched = need_mismatched
         self.row_tokens = row_tokens
         self._refuse_without_other()
 
@@ -98,15 +101,25 @@ class PairCollator:
         return tuple(self._filled(part) for part in parts)
 
     def changed(
-        self, *, layout: LayoutName | None = None, need_rejected: bool | None = None, need_other: bool | None = None
+        self,
+        *,
+        layout: LayoutName | None = None,
+        need_rejected: bool | None = None,
+        need_other: bool | None = None,
+        need_mismatched: bool | None = None,
     ) -> PairCollator:
         """The same collator in another layout, or with other sides than the loss reads."""
         other = copy.copy(self)
         other.layout = layout or self.layout
         other.need_rejected = self.need_rejected if need_rejected is None else need_rejected
         other.need_other = self.need_other if need_other is None else need_other
+        other.need_mismatched = self.need_mismatched if need_mismatched is None else need_mismatched
         other._refuse_without_other()
         return other
+
+    def of_chosen(self) -> PairCollator:
+        """The same collator of chosen answers alone."""
+        return self.changed(need_rejected=False, need_other=False, need_mismatched=False)
 
     def _refuse_without_other(self) -> None:
         if self.need_other and self.encoder.other_image is None:
@@ -172,6 +185,9 @@ class PairCollator:
         )
         if self.load_features is not None and batch.image_rows:
             batch = replace(batch, features=self.load_features(batch.image_rows))
+        if self.need_mismatched:
+            mismatched = self.of_chosen()._batch([pair.with_mismatched() for pair in pairs])
+            batch = replace(batch, mismatched=mismatched)
         if not self.keyed:
             return batch
         return replace(batch, keys=answer_keys(pairs, rejected=batch.has_rejected, other=batch.has_other is not None))

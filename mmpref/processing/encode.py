@@ -159,6 +159,7 @@ class PairEncoder:
         chosen, rejected = answers[0], answers[1] if len(answers) > 1 else None
         cut = sum(map(len, text.answers)) - sum(map(len, answers))
         self._refuse_beyond_places(pair.id, len(longer) + max(map(len, answers)))
+        mismatched = self._mismatched(pair, prompt, space)
         return EncodedPair(
             prompt=prompt,
             chosen_ids=chosen,
@@ -171,7 +172,25 @@ class PairEncoder:
             row_id=pair.id,
             other_prompt=other_prompt,
             other_reading=self._reading(other_prompt or prompt, chosen),
+            desirable=pair.label,
+            mismatched_ids=mismatched,
+            mismatched_reading=AS_SHORT if mismatched is None else self._reading(prompt, mismatched),
         )
+
+    def _mismatched(self, pair: PreferencePair, prompt: EncodedPrompt, space: int | None) -> Tensor | None:
+        """Ids of the mismatched answer, cut where it does not fit: [L]."""
+        if pair.mismatched is None:
+            return None
+        [answer] = self.chat.encode(
+            pair.id,
+            pair.prompt,
+            [pair.mismatched],
+            response_prefix=pair.response_prefix,
+            template_kwargs=pair.template_kwargs,
+        ).answers
+        limits = [space, None if self.family.places is None else self.family.places - len(prompt)]
+        most = min((limit for limit in limits if limit is not None), default=len(answer))
+        return torch.tensor(answer[:most], dtype=torch.long)
 
     def _other_prompt(
         self,

@@ -77,6 +77,8 @@ class EncodedPair:
     rejected_weights: Tensor | None = None  # [R]
     weight: float = 1.0  # of the pair's whole loss
     desirable: bool | None = None  # of a single answer, for losses of single answers
+    mismatched_ids: Tensor | None = None  # [L] the answer of another row, that such a loss shows under this prompt
+    mismatched_reading: Reading = AS_SHORT
 
     @property
     def pair_id(self) -> str:
@@ -98,9 +100,11 @@ class EncodedPair:
         """The same for images that only the rejected side has; None where both sides have the same."""
         return None if self.rejected_prompt is None else self.rejected_prompt.vision
 
-    def answers_alone(self, *, rejected: bool, other: bool = False) -> tuple[EncodedPair, ...]:
-        """Each answer as a demonstration of its own, the chosen one first; of the rejected side, and of the chosen
-        answer under the other picture, only if asked for. Nothing is weighted.
+    def answers_alone(
+        self, *, rejected: bool, other: bool = False, mismatched: bool = False
+    ) -> tuple[EncodedPair, ...]:
+        """Each answer as a demonstration of its own, the chosen one first; of the rejected side, of the chosen answer
+        under the other picture, and of the mismatched answer only if asked for. Nothing is weighted.
         """
         first, second = self.sides()
         sides = [(first, self.readings[0])]
@@ -108,6 +112,8 @@ class EncodedPair:
             sides.append((second, self.readings[1]))
         if self.other_prompt is not None and other:
             sides.append(((self.other_prompt, self.chosen_ids), self.other_reading))
+        if self.mismatched_ids is not None and mismatched:
+            sides.append(((self.prompt, self.mismatched_ids), self.mismatched_reading))
         alone = replace(
             self,
             rejected_ids=None,
@@ -118,11 +124,22 @@ class EncodedPair:
             chosen_weights=None,
             rejected_weights=None,
             weight=1.0,
+            mismatched_ids=None,
         )
         return tuple(
             replace(alone, prompt=prompt, chosen_ids=answer, readings=(reading, reading))
             for (prompt, answer), reading in sides
         )
+
+    def with_mismatched(self) -> EncodedPair:
+        """The mismatched answer as a demonstration.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.mismatched_ids is None:
+            raise ValueError(f"'{self.pair_id}' has no mismatched answer: data.single_answers gives it one")
+        return self.answers_alone(rejected=False, mismatched=True)[-1]
 
     def sides(self) -> tuple[tuple[EncodedPrompt, Tensor], tuple[EncodedPrompt, Tensor] | None]:
         """(prompt, answer) of the chosen side and, if there is one, of the rejected side."""

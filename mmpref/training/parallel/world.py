@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import TrainingArguments
 
 from mmpref.errors import DistributedError, MMPrefError, StoppedError
@@ -115,6 +116,14 @@ class World:
         found = torch.tensor(list(counts), dtype=torch.int64, device=self.device)
         dist.all_reduce(found)
         return [int(value) for value in found.tolist()]
+
+    def sum_tensor(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over all ranks; nothing is read on the host."""
+        if self.size == 1:
+            return value
+        found = value.detach().clone()
+        dist.all_reduce(found)
+        return found
 
     def on_first_rank(self, work: Callable[[], T]) -> T:
         """Run ``work`` on the first rank only; its result on every rank.

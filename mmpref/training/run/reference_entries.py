@@ -63,6 +63,8 @@ def _cost(group: Group) -> int:
     shown: dict[tuple[tuple[ImageRef, ...], tuple[VideoRef, ...]], set[str]] = {}
     for pair in group:
         shown.setdefault((pair.images, pair.videos), set()).add(pair.chosen)
+        if pair.mismatched is not None:
+            shown[pair.images, pair.videos].add(pair.mismatched)
         if pair.rejected is not None:
             images = pair.images if pair.rejected_images is None else pair.rejected_images
             shown.setdefault((images, pair.videos), set()).add(pair.rejected)
@@ -136,7 +138,7 @@ class _Missing:
         alone = distinct_answers(self.collator, pairs)
         missing = [answer for key, answer in alone.items() if key not in self.have]
         parts = [missing[begin : begin + _BATCH] for begin in range(0, len(missing), _BATCH)]
-        chosen_only = self.collator.changed(need_rejected=False, need_other=False)
+        chosen_only = self.collator.of_chosen()
         return _Found(tuple(batch for part in parts for batch in chosen_only.rows_of(part)), tuple(alone))
 
     def or_nothing(self, pairs: Sequence[PreferencePair]) -> _Found | None:
@@ -149,7 +151,11 @@ class _Missing:
 
 def distinct_answers(collator: PairCollator, pairs: Sequence[PreferencePair]) -> dict[str, EncodedPair]:
     """Every distinct answer of some pairs by its key, as a demonstration."""
-    needs = {"rejected": collator.need_rejected, "other": collator.need_other}
+    needs = {
+        "rejected": collator.need_rejected,
+        "other": collator.need_other,
+        "mismatched": collator.need_mismatched,
+    }
     alone = [answer for pair in collator.encoded(pairs) for answer in pair.answers_alone(**needs)]
     found: dict[str, EncodedPair] = {}
     for key, answer in zip(answer_keys(alone, rejected=False), alone, strict=True):
@@ -162,7 +168,7 @@ def keep_ranks_in_step(batches: Iterator[PairBatch], collator: PairCollator, wor
     if not world.is_sharded:
         yield from batches
         return
-    dummies = collator.changed(need_rejected=False, need_other=False)
+    dummies = collator.of_chosen()
     while True:
         batch = next(batches, None)
         [more] = world.max_over_ranks([batch is not None])
@@ -203,7 +209,7 @@ def entries_of(
 
 def _one_by_one(collator: PairCollator, batch: PairBatch, pairs: Mapping[str, PreferencePair]) -> Iterator[PairBatch]:
     """The answers of a batch alone. Their pairs are encoded again, one at a time: memory is short."""
-    chosen_only, waiting = collator.changed(need_rejected=False, need_other=False), set(batch.keys[: batch.counted])
+    chosen_only, waiting = collator.of_chosen(), set(batch.keys[: batch.counted])
     for name in dict.fromkeys(batch.counted_ids):
         for key, answer in distinct_answers(collator, [pairs[name]]).items():
             if key in waiting:
