@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from mmpref.losses.kto import KTO
 from mmpref.losses.sides import Scored, ScoreKind, Side, log_odds
 
 
@@ -192,37 +193,49 @@ class SFT:
         return side.mean if self.length_normalize else side.total
 
 
-def make_base(settings: Mapping[str, Any]) -> Base | SFT:
+def make_base(settings: Mapping[str, Any]) -> Base | SFT | KTO:
     """The base of a resolved ``loss:`` mapping.
 
     dpo (Rafailov et al. 2023), rdpo (Park et al. 2024), simpo (Meng et al. 2024), cpo (Xu et al. 2024),
     orpo (Hong et al. 2024); the others are named at their link.
     """
     name, beta = settings["base"], settings["beta"]
+    if name == "sft":
+        return SFT(beta=beta, length_normalize=settings["length_normalize"])
+    if name == "kto":
+        return KTO(beta=beta, length_normalize=settings["length_normalize"], **settings["kto"])
+    return make_pair_base(settings, beta)
+
+
+def make_pair_base(settings: Mapping[str, Any], beta: float) -> Base:
+    """A base that compares two answers.
+
+    Args:
+        settings: the resolved ``loss:`` mapping.
+        beta: in the place of its own.
+    """
     kind: ScoreKind = "mean" if settings["length_normalize"] else "sum"
     logistic = Logistic(smoothing=settings["label_smoothing"] or 0.0)
-    match name:
+    nll = settings["nll_weight"] or 0.0
+
+    def compare(link: Link, *, gain: float = beta, target: float = 0.0, length_weight: float = 0.0) -> Base:
+        return Base(beta=beta, score_kind=kind, needs_reference=True, gain=gain, link=link, target=target,
+                    length_weight=length_weight, nll_weight=nll)  # fmt: skip
+
+    match settings["base"]:
         case "dpo" | "rdpo":
-            length_weight = settings["length_weight"] or 0.0
-            return Base(beta=beta, score_kind=kind, needs_reference=True, gain=beta, link=logistic,
-                        length_weight=length_weight)  # fmt: skip
+            return compare(logistic, length_weight=settings["length_weight"] or 0.0)
         case "robust":
-            robust = Robust(smoothing=settings["label_smoothing"])
-            return Base(beta=beta, score_kind=kind, needs_reference=True, gain=beta, link=robust)
+            return compare(Robust(smoothing=settings["label_smoothing"]))
         case "hinge":
-            return Base(beta=beta, score_kind=kind, needs_reference=True, gain=beta, link=Hinge())
+            return compare(Hinge())
         case "ipo":
-            target = 1.0 / (2.0 * beta)
-            return Base(beta=beta, score_kind=kind, needs_reference=True, gain=1.0, link=Square(), target=target)
+            return compare(Square(), gain=1.0, target=1.0 / (2.0 * beta))
         case "simpo":
-            target = beta * settings["gamma_beta_ratio"]
-            return Base(beta=beta, score_kind=kind, needs_reference=False, gain=beta, link=logistic, target=target)
+            return replace(compare(logistic, target=beta * settings["gamma_beta_ratio"]), needs_reference=False)
         case "cpo":
-            return Base(beta=beta, score_kind=kind, needs_reference=False, gain=beta, link=logistic,
-                        nll_weight=settings["nll_weight"])  # fmt: skip
+            return replace(compare(logistic), needs_reference=False)
         case "orpo":
             return Base(beta=beta, score_kind="odds", needs_reference=False, gain=1.0, link=Logistic(weight=beta),
                         nll_weight=1.0)  # fmt: skip
-        case "sft":
-            return SFT(beta=beta, length_normalize=settings["length_normalize"])
-    raise ValueError(f"no base is called {name!r}")
+    raise ValueError(f"no base is called {settings['base']!r}")

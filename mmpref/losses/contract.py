@@ -17,6 +17,7 @@ from mmpref.errors import DataError, NonFiniteError
 MissingScores = Literal["error", "neutral", "ignore"]
 
 _SHOWN_POSITIONS = 8
+_FLAGS = ("has_other", "desirable")
 
 
 class NonFiniteInputError(NonFiniteError, DataError):
@@ -33,7 +34,7 @@ class PairLogps:
 
     chosen: Tensor  # sum over answer tokens of log p_policy
     rejected: Tensor | None  # None only for the chosen-side-only base `sft`
-    chosen_len: Tensor  # answer tokens that were counted
+    chosen_len: Tensor  # answer tokens that were counted, or the sum of their weights; > 0
     rejected_len: Tensor | None
     ref_chosen: Tensor | None = None  # None when the objective says needs_reference = False
     ref_rejected: Tensor | None = None
@@ -62,7 +63,6 @@ class PairLogps:
                 raise DataError(f"PairLogps.{name} must be a tensor of shape [B], got {type(value).__name__}")
         if "chosen" not in present or "chosen_len" not in present:
             raise DataError("PairLogps needs chosen and chosen_len: the sums and token counts of the chosen answers")
-        self._check_partners(present)
         want = tuple(present["chosen"].shape)
         if len(want) != 1:
             raise DataError(f"PairLogps.chosen must be [B], one number per pair, got shape {want}")
@@ -71,11 +71,12 @@ class PairLogps:
                 raise DataError(f"PairLogps.{name} has shape {tuple(value.shape)}, want {want} like chosen")
             if value.device != present["chosen"].device:
                 raise DataError(f"PairLogps.{name} is on {value.device}, chosen is on {present['chosen'].device}")
-            if value.is_complex() or (value.dtype == torch.bool and name != "has_other"):
+            if value.is_complex() or (value.dtype == torch.bool and name not in _FLAGS):
                 raise DataError(f"PairLogps.{name} must hold real numbers, got {value.dtype}")
-            is_logp = not name.endswith(("_len", "_score", "_tokens")) and name not in ("has_other", "desirable")
+            is_logp = not name.endswith(("_len", "_score", "_tokens")) and name not in (*_FLAGS, "weight")
             if is_logp and not value.is_floating_point():
                 raise DataError(f"PairLogps.{name} holds log-probs and must be floating point, got {value.dtype}")
+        self._check_partners(present)
 
     @staticmethod
     def _check_partners(present: dict[str, Tensor]) -> None:
@@ -91,6 +92,10 @@ class PairLogps:
                 raise DataError(f"PairLogps.{given} is given without {missing}: give both or neither")
         if "ref_rejected" in present and "rejected" not in present:
             raise DataError("PairLogps.ref_rejected is given without rejected: give both or neither")
+        for name, needed in (("ref_other", "other"), ("has_other", "other"), ("rejected_tokens", "rejected"),
+                             ("rejected_tokens", "chosen_tokens")):  # fmt: skip
+            if name in present and needed not in present:
+                raise DataError(f"PairLogps.{name} is given without {needed}: give both or neither")
 
     @property
     def num_pairs(self) -> int:
@@ -104,16 +109,35 @@ class PairLogps:
             missing_scores: ``error`` refuses a pair without scores, ``neutral`` accepts a pair where both are NaN,
                 ``ignore`` does not look at the scores.
         """
-        logps = [(n, v) for n in ("chosen", "rejected", "ref_chosen", "ref_rejected")
-                 if (v := getattr(self, n)) is not None]  # fmt: skip
-        for name, value in logps:
-            _refuse(~torch.isfinite(value), name, "NaN or infinite log-probs", NonFiniteInputError)
+        for name in ("chosen", "rejected", "ref_chosen", "ref_rejected", "kl", "anchor_shift"):
+            if (value := getattr(self, name)) is not None:
+                what = "NaN or infinite log-probs" if name.startswith(("chosen", "re")) else "NaN or infinite values"
+                _refuse(~torch.isfinite(value), name, what, NonFiniteInputError)
         for name in ("chosen_len", "rejected_len"):
             if (length := getattr(self, name)) is not None:
-                _refuse(~(length >= 1), name, "answers without a single counted token", DataError)
+                _refuse(~(length > 0), name, "answers without a single counted token", DataError)
                 _refuse(torch.isinf(length), name, "infinite token counts", NonFiniteInputError)
+        for name in ("chosen_tokens", "rejected_tokens"):
+            if (count := getattr(self, name)) is not None:
+                _refuse(~(count >= 1), name, "answers without a single token", DataError)
+        self._validate_terms()
         if missing_scores != "ignore":
             self._validate_scores(missing_scores)
+
+    def _validate_terms(self) -> None:
+        for name in ("other", "ref_other"):
+            if (value := getattr(self, name)) is not None:
+                bad = ~torch.isfinite(value)
+                bad = bad if self.has_other is None else bad & self.has_other.to(torch.bool)
+                _refuse(bad, name, "NaN or infinite log-probs", NonFiniteInputError)
+        if self.kl is not None:
+            _refuse(self.kl < 0, "kl", "negative values, where KTO's estimate is at least 0,", DataError)
+        if self.weight is not None:
+            _refuse(~torch.isfinite(self.weight), "weight", "NaN or infinite weights", NonFiniteInputError)
+            _refuse(self.weight < 0, "weight", "negative weights", DataError)
+        if self.desirable is not None:
+            bad = (self.desirable != 0) & (self.desirable != 1)
+            _refuse(bad, "desirable", "a label that is neither 1 nor 0", DataError)
 
     def _validate_scores(self, policy: MissingScores) -> None:
         if self.chosen_score is None or self.rejected_score is None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmpref.losses.presets import ADA_DEFAULTS, OPTION_KEYS
+from mmpref.losses.presets import ADA_DEFAULTS, OPTION_KEYS, TERM_SECTIONS, TOKEN_WEIGHTS_DEFAULTS
 from mmpref.losses.settings import no_performance_gradient, reads_scores
 
-_SHOWN_ELSEWHERE = {"name", "base", "beta", "length_normalize", *OPTION_KEYS, "uni", "ada"}
+_SHOWN_ELSEWHERE = {"name", "base", "beta", "length_normalize", *OPTION_KEYS, "uni", "ada", *TERM_SECTIONS}
+_ONE = {"pair_weight"}
+"""Options that are 1 where they do nothing; others are 0."""
 _IN_WORDS = {"share", "granularity", "length_power", "clip", "clip_mode", "use_reference", "value_mode", "balance_perf"}
 
 
@@ -22,12 +24,15 @@ def loss_line(settings: Mapping[str, Any], *, reference: str, scores: str = "") 
     """
     mean = "mean" if settings["length_normalize"] else "summed"
     head = [str(settings["base"]), f"beta {settings['beta']:g}", f"{mean} log-probs"]
-    head += [f"{key} {settings[key]:g}" for key in OPTION_KEYS if settings.get(key)]
+    for key in OPTION_KEYS:
+        if settings.get(key) not in (None, 1.0 if key in _ONE else 0.0):
+            head.append(f"{key} {settings[key]:g}")
     uni, ada = settings.get("uni"), settings.get("ada")
     parts = [
         ", ".join(head),
         "no weights" if uni is None else f"weights Uni-DPO ({_uni(uni, scores)})",
         "no balance" if ada is None else f"balance AdaDPO ({_ada(ada, uni)})",
+        *_terms(settings),
         *(f"{key} {_plain(value)}" for key, value in settings.items() if key not in _SHOWN_ELSEWHERE and value),
         f"reference: {reference}",
     ]
@@ -69,6 +74,37 @@ def _ada(ada: Mapping[str, Any], uni: Mapping[str, Any] | None) -> str:
     moves = not no_performance_gradient(uni)
     words += ["performance weight not balanced"] if moves and not ada["balance_perf"] else []
     return ", ".join(words)
+
+
+def _terms(settings: Mapping[str, Any]) -> list[str]:
+    """The terms beside the pair's own, and the weights of tokens; nothing of those that are off."""
+    parts = []
+    if image := settings.get("image"):
+        words = [f"weight {image['weight']:g}"]
+        words += ["in one link with the text pair"] if image["combine"] == "joint" else []
+        words += [] if image["beta"] is None else [f"beta {image['beta']:g}"]
+        words += ["detached"] if image["detach"] else []
+        words += ["with a performance weight of its own"] if image["uni"] == "own" else []
+        parts.append(f"image term ({', '.join(words)})")
+    if anchor := settings.get("anchor"):
+        words = [f"{side} {anchor[side]:g}" for side in ("chosen", "rejected", "other") if anchor[side]]
+        words += [] if anchor["beta"] is None else [f"beta {anchor['beta']:g}"]
+        words += [f"delta {_plain(anchor['delta'])}"] if anchor["delta"] else []
+        parts.append(f"anchors ({', '.join(words)})")
+    if kto := settings.get("kto"):
+        weights = f"desirable {kto['desirable_weight']:g}, undesirable {kto['undesirable_weight']:g}"
+        parts.append(f"single answers ({weights})")
+    if tokens := settings.get("token_weights"):
+        words = [f"rule {tokens['rule']}"]
+        if tokens["rule"] == "diff":
+            words += [f"changed {tokens['changed']:g}", f"same {tokens['same']:g}"]
+            words += [
+                f"{key} {_plain(tokens[key])}"
+                for key in ("min_match", "insertions", "eos", "autojunk")
+                if tokens[key] != TOKEN_WEIGHTS_DEFAULTS[key]
+            ]
+        parts.append(f"token weights ({', '.join(words)})")
+    return parts
 
 
 def _plain(value: Any) -> str:

@@ -17,32 +17,47 @@ class BaseFacts:
     options: Mapping[str, float] = field(default_factory=dict)  # keys beside beta and length_normalize, with defaults
 
 
+_PAIR_TERMS: Final[Mapping[str, float]] = {"nll_weight": 0.0, "pair_weight": 1.0}
+
 BASES: Final[Mapping[str, BaseFacts]] = {
-    "dpo": BaseFacts(needs_reference=True, length_normalize=False, beta=0.1, options={"label_smoothing": 0.0}),
-    "robust": BaseFacts(needs_reference=True, length_normalize=False, beta=0.1, options={"label_smoothing": 0.0}),
-    "hinge": BaseFacts(needs_reference=True, length_normalize=False, beta=0.1),
-    "ipo": BaseFacts(needs_reference=True, length_normalize=True, beta=0.1),
+    "dpo": BaseFacts(
+        needs_reference=True, length_normalize=False, beta=0.1, options={"label_smoothing": 0.0, **_PAIR_TERMS}
+    ),
+    "robust": BaseFacts(
+        needs_reference=True, length_normalize=False, beta=0.1, options={"label_smoothing": 0.0, **_PAIR_TERMS}
+    ),
+    "hinge": BaseFacts(needs_reference=True, length_normalize=False, beta=0.1, options=_PAIR_TERMS),
+    "ipo": BaseFacts(needs_reference=True, length_normalize=True, beta=0.1, options=_PAIR_TERMS),
     "rdpo": BaseFacts(
         needs_reference=True,
         length_normalize=False,
         beta=0.1,
-        options={"label_smoothing": 0.0, "length_weight": 0.01},
+        options={"label_smoothing": 0.0, "length_weight": 0.01, **_PAIR_TERMS},
     ),
     "simpo": BaseFacts(
         needs_reference=False,
         length_normalize=True,
         beta=2.0,
-        options={"label_smoothing": 0.0, "gamma_beta_ratio": 0.5},
+        options={"label_smoothing": 0.0, "gamma_beta_ratio": 0.5, **_PAIR_TERMS},
     ),
     "cpo": BaseFacts(
-        needs_reference=False, length_normalize=False, beta=0.1, options={"label_smoothing": 0.0, "nll_weight": 1.0}
+        needs_reference=False,
+        length_normalize=False,
+        beta=0.1,
+        options={"label_smoothing": 0.0, "nll_weight": 1.0, "pair_weight": 1.0},
     ),
-    "orpo": BaseFacts(needs_reference=False, length_normalize=True, beta=0.1),
+    # its nll_weight is 1 by definition: beta weighs the odds term
+    "orpo": BaseFacts(needs_reference=False, length_normalize=True, beta=0.1, options={"pair_weight": 1.0}),
     "sft": BaseFacts(needs_reference=False, length_normalize=True, beta=1.0),
+    "kto": BaseFacts(needs_reference=True, length_normalize=False, beta=0.1),
 }
 
-OPTION_KEYS: Final = ("label_smoothing", "gamma_beta_ratio", "length_weight", "nll_weight")
-TOP_KEYS: Final = ("name", "base", "beta", "length_normalize", *OPTION_KEYS, "uni", "ada")
+SINGLE_ANSWER_BASES: Final = ("sft", "kto")
+"""Bases that look at one answer: nothing that compares two works on them."""
+
+OPTION_KEYS: Final = ("label_smoothing", "gamma_beta_ratio", "length_weight", "nll_weight", "pair_weight")
+TERM_SECTIONS: Final = ("image", "anchor", "kto", "token_weights")
+TOP_KEYS: Final = ("name", "base", "beta", "length_normalize", *OPTION_KEYS, "uni", "ada", *TERM_SECTIONS)
 
 UNI_DEFAULTS: Final[Mapping[str, Any]] = {
     # multimodal setting of the Uni-DPO authors' code; tau_good is on the scale of MM-RLHF's scores
@@ -73,6 +88,45 @@ ADA_DEFAULTS: Final[Mapping[str, Any]] = {
     "balance_perf": None,  # True exactly when Uni-DPO is on
 }
 
+IMAGE_DEFAULTS: Final[Mapping[str, Any]] = {
+    # mDPO's code: the image pair counts as much as the text pair, with the same beta
+    "weight": 1.0,
+    "beta": None,  # null: loss.beta
+    "combine": "own",
+    "detach": False,
+    "uni": "none",
+}
+
+ANCHOR_DEFAULTS: Final[Mapping[str, Any]] = {
+    "chosen": 0.0,
+    "rejected": 0.0,
+    "other": 0.0,
+    "beta": None,  # null: loss.beta
+    "delta": 0.0,
+}
+
+KTO_DEFAULTS: Final[Mapping[str, Any]] = {"desirable_weight": 1.0, "undesirable_weight": 1.0}
+
+TOKEN_WEIGHTS_DEFAULTS: Final[Mapping[str, Any]] = {
+    # CHiP's factor for changed tokens; blocks shorter than 3 tokens count as changed in all the published code
+    "rule": "none",
+    "changed": 4.0,
+    "same": 1.0,
+    "min_match": 3,
+    "insertions": False,
+    "eos": "same",
+    "autojunk": True,
+}
+
+SECTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "uni": UNI_DEFAULTS,
+    "ada": ADA_DEFAULTS,
+    "image": IMAGE_DEFAULTS,
+    "anchor": ANCHOR_DEFAULTS,
+    "kto": KTO_DEFAULTS,
+    "token_weights": TOKEN_WEIGHTS_DEFAULTS,
+}
+
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "perf_mode": ("stabilized", "focal", "none"),
     "on_missing_score": ("error", "neutral"),
@@ -80,6 +134,10 @@ CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
     "form": ("power", "sum"),
     "clip_mode": ("ceiling", "both"),
     "value_mode": ("auto", "scaled", "value_preserving"),
+    "combine": ("own", "joint"),
+    "image_uni": ("none", "own"),
+    "rule": ("none", "diff", "column"),
+    "eos": ("same", "rule"),
 }
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -100,4 +158,17 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = {
         "ada": {"share": 0.5, "use_reference": False, "clip": 10.0, "clip_mode": "both"},
     },
     "uni_adadpo": {"base": "dpo", "beta": 2.0, "length_normalize": True, "uni": {}, "ada": {}},
+    "kto": {"base": "kto"},
+    # the published codes, where they can be had without their faults (docs/losses.md)
+    "mdpo": {"base": "dpo", "image": {}, "anchor": {"chosen": 1.0}},
+    "chip": {"base": "dpo", "image": {"combine": "joint"}},
+    "ddpo": {"base": "dpo", "token_weights": {"rule": "diff"}},
+    "ddpo_masked": {"base": "dpo", "token_weights": {"rule": "diff", "changed": 1.0, "same": 0.0}},
+    "hsa": {"base": "dpo", "token_weights": {"rule": "column"}},
+    "mpo": {
+        "base": "dpo",
+        "pair_weight": 0.8,
+        "anchor": {"chosen": 0.2, "rejected": 0.2, "delta": "running"},
+        "nll_weight": 1.0,
+    },
 }

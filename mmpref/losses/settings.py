@@ -9,11 +9,23 @@ from typing import Any
 
 from mmpref.errors import ConfigError
 from mmpref.losses.former_keys import refuse_former_ada
-from mmpref.losses.presets import ADA_DEFAULTS, BASES, CHOICES, OPTION_KEYS, PRESETS, TOP_KEYS, UNI_DEFAULTS
+from mmpref.losses.presets import (
+    ADA_DEFAULTS,
+    BASES,
+    CHOICES,
+    OPTION_KEYS,
+    PRESETS,
+    SECTIONS,
+    SINGLE_ANSWER_BASES,
+    TOP_KEYS,
+    UNI_DEFAULTS,
+)
 from mmpref.losses.tau_good import quantile_share
+from mmpref.losses.term_settings import doubts_of_terms, refuse_terms, resolve_terms
 from mmpref.losses.values import choice, flag, number
 
-SECTIONS: Mapping[str, Mapping[str, Any]] = {"uni": UNI_DEFAULTS, "ada": ADA_DEFAULTS}
+_FIXED_AT_1 = {("nll_weight", "orpo"), *(("pair_weight", base) for base in SINGLE_ANSWER_BASES)}
+"""Keys that a base does not have, and whose part of its formula is 1 all the same; others are 0."""
 
 
 class SuspiciousLossWarning(UserWarning):
@@ -27,9 +39,9 @@ class ScoreScaleWarning(SuspiciousLossWarning):
 def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | None = None) -> dict[str, Any]:
     """Every key of the loss with the value it will have: what a run folder records.
 
-    A preset (``name``) fills what is not given, key by key, also inside ``uni`` and ``ada``. None means "not given",
-    except for ``uni`` and ``ada`` themselves (off), ``uni.eta`` (no w_qual) and ``ada.clip`` (no clip). Keys that a
-    base does not have come back as None. ``uni.tau_good`` may stay the name of a quantile (``median``, ``q25``): it
+    A preset (``name``) fills what is not given, key by key, also inside sections such as ``uni``. None means "not
+    given", except for a section itself (off), ``uni.eta`` (no w_qual) and ``ada.clip`` (no clip). Keys that a base does
+    not have come back as None. ``uni.tau_good`` may stay the name of a quantile (``median``, ``q25``): it
     becomes a number by ``resolve_tau_good``. Resolving a resolved mapping changes nothing.
 
     Args:
@@ -42,12 +54,10 @@ def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | No
     given = {k: v for k, v in mapping.items() if v is not None and k not in SECTIONS}
     name, base, preset = _name_and_base(given)
     facts = BASES[base]
-    uni, ada = (_section(key, mapping, preset) for key in ("uni", "ada"))
-    if base == "sft" and (uni is not None or ada is not None):
-        off = " ".join(f"loss.{key}=null" for key, part in (("uni", uni), ("ada", ada)) if part is not None)
-        raise ConfigError(
-            f"loss.{'ada' if uni is None else 'uni'} works on pairs; base sft has only the chosen answer; write `{off}`"
-        )
+    sections = {key: _section(key, mapping, preset) for key in SECTIONS}
+    if base == "kto" and mapping.get("kto") is False:
+        raise ConfigError("loss.kto cannot be switched off for base kto; write `loss.kto=null` for its defaults")
+    uni, ada = sections["uni"], sections["ada"]
 
     out: dict[str, Any] = {"name": name, "base": base}
     # the preset's beta is a scale of log-probs; ORPO's beta weighs its odds term and keeps its own default
@@ -63,11 +73,15 @@ def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | No
     if ada is not None:
         refuse_former_ada(ada)
         out["ada"] = _resolve_ada(ada, preset.get("ada", {}), facts.needs_reference, has_uni=uni is not None)
+    out |= resolve_terms(base, sections, preset)
+    refuse_terms(out)
     _check_base(out, given)
     if out["uni"] is not None:
         _check_uni(out, uni or {}, score_scale)
     if out["ada"] is not None:
         _check_ada(out, ada or {}, facts.needs_reference)
+    for doubt in doubts_of_terms(out, sections):
+        warnings.warn(doubt, SuspiciousLossWarning, stacklevel=2)
     return out
 
 
@@ -111,7 +125,7 @@ def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[s
 
 
 def _section(key: str, mapping: Mapping[str, Any], preset: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the user wrote under ``uni`` or ``ada``, an empty mapping meaning the defaults; None when it is off."""
+    """What the user wrote under such a key, an empty mapping meaning the defaults; None when it is off."""
     if key not in mapping:
         return {} if key in preset else None
     value = mapping[key]
@@ -128,7 +142,7 @@ def _section(key: str, mapping: Mapping[str, Any], preset: Mapping[str, Any]) ->
 def _option(key: str, base: str, given: Mapping[str, Any], preset: Mapping[str, Any]) -> float | None:
     defaults = BASES[base].options
     if key not in defaults:
-        fixed = 1.0 if (key, base) == ("nll_weight", "orpo") else 0.0
+        fixed = 1.0 if (key, base) in _FIXED_AT_1 else 0.0
         if key in given and number(given[key], f"loss.{key}") != fixed:
             owners = ", ".join(b for b, facts in BASES.items() if key in facts.options)
             raise ConfigError(

@@ -88,11 +88,7 @@ class UniDPO:
             like: a tensor of the dtype and device of the loss.
         """
         scores = self.scores(x, like)
-        performance = self.performance(z)
-        if self.perf_mode == "none":
-            performance = torch.ones_like(like)
-        elif self.perf_detach:
-            performance = performance.detach()  # ablation: the weight still weighs, but the loss no longer steers it
+        performance = self.weight_at(z)
         active = self.gates(chosen, scores) if self.nll_lambda > 0 else torch.zeros_like(like)
         return Weights(quality=self.quality(scores, like), performance=performance, nll_active=active)
 
@@ -127,6 +123,13 @@ class UniDPO:
             return torch.ones_like(like)  # neutral: no opinion is weight 1, not the 1/2 of a tie
         weight = torch.sigmoid(self.eta * (scores.chosen - scores.rejected))
         return torch.where(scores.missing, torch.ones_like(weight), weight)
+
+    def weight_at(self, z: Tensor) -> Tensor:
+        """w_perf as it weighs, with the gradient that it has."""
+        if self.perf_mode == "none":
+            return torch.ones_like(z)
+        # the ablation: the weight still weighs, but the loss no longer steers it
+        return self.performance(z).detach() if self.perf_detach else self.performance(z)
 
     def performance(self, z: Tensor) -> Tensor:
         """w_perf. In log space: (1 - s(z))^gamma is 0 from z = 17 in float32, with a NaN gradient for gamma < 1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from mmpref.errors import ConfigError
@@ -47,3 +47,12 @@ def number(
     if most is not None and given > most:
         raise ConfigError(f"{key} must be <= {most:g}, got {given:g}")
     return given
+
+
+def whole(value: Any, key: str, *, least: int) -> int:
+    """A whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ConfigError(f"{key} must be a whole number, got {value!r}")
+    if value < least:
+        raise ConfigError(f"{key} must be >= {least}, got {value}")
+    return int(value)

@@ -23,7 +23,10 @@ from mmpref.yaml_text import parse_yaml
 
 _MOST_PROBLEMS = 8
 """That one error lists."""
-_GRAMMAR = Grammar(names={("loss",): "name"}, switches={("loss", "uni"), ("loss", "ada")})
+_GRAMMAR = Grammar(
+    names={("loss",): "name"},
+    switches={("loss", key) for key in ("uni", "ada", "image", "anchor", "kto", "token_weights")},
+)
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:

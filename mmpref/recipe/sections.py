@@ -16,6 +16,7 @@ from mmpref.recipe.value_types import (
     FiniteNumber,
     FlagOrAuto,
     MaxSteps,
+    NumberOrRunning,
     PathLike,
     PathText,
     ScoreOrQuantile,
@@ -196,6 +197,64 @@ class AdaSection(Section):
     """Whether the performance weight's gradient goes through the balance too; by default wherever uni is on."""
 
 
+class ImageTermSection(Section):
+    """The image pair: the chosen answer under its own image against the same under another one; see docs/losses.md."""
+
+    weight: float | None = None
+    """Of the term; 0 runs the other image for the statistics only."""
+    beta: float | None = None
+    """Of the term, on any base; null takes loss.beta."""
+    combine: Literal["own", "joint"] | None = None
+    """own: a link of its own; joint: one link over both differences, weight being the image's share in it."""
+    detach: bool | None = None
+    """Whether no gradient reaches the answer under the other image."""
+    uni: Literal["none", "own"] | None = None
+    """own: weighted by Uni-DPO's performance weight of the image pair."""
+
+
+class AnchorSection(Section):
+    """Terms that hold one answer's reward above (chosen) or below (rejected, other) delta; bases with a reference."""
+
+    chosen: float | None = None
+    """Weight of the anchor on the chosen answer's reward."""
+    rejected: float | None = None
+    """Weight of the anchor on the rejected answer's reward."""
+    other: float | None = None
+    """Weight of the anchor on the chosen answer's reward under the other image."""
+    beta: float | None = None
+    """Scale of the rewards in these terms; null takes loss.beta."""
+    delta: NumberOrRunning = None
+    """The reward that they are held above or below; running is the mean of all rewards so far."""
+
+
+class KtoSection(Section):
+    """Weights of single answers by their label, for base kto."""
+
+    desirable_weight: float | None = None
+    """Of desirable answers."""
+    undesirable_weight: float | None = None
+    """Of all others."""
+
+
+class TokenWeightsSection(Section):
+    """How much each token of an answer counts in the sums of log-probs, of policy and reference alike."""
+
+    rule: Literal["none", "diff", "column"] | None = None
+    """diff: tokens that the two answers do not share count ``changed``; column: the weights of the rows."""
+    changed: float | None = None
+    """diff: what a token counts that the other answer does not have in this place."""
+    same: float | None = None
+    """diff: what all other tokens count."""
+    min_match: int | None = None
+    """diff: fewer equal tokens in a row than this count as changed."""
+    insertions: bool | None = None
+    """diff: whether tokens count as changed where the other answer has none in this place at all."""
+    eos: Literal["same", "rule"] | None = None
+    """diff: whether the token that ends an answer always counts ``same``, or what the rule says."""
+    autojunk: bool | None = None
+    """diff: frequent tokens of answers of 200 tokens and more are not compared, as in the published codes."""
+
+
 class LossSection(Section):
     """The objective: a preset by ``name``, changed key by key. The rules about values live with the loss core."""
 
@@ -214,11 +273,21 @@ class LossSection(Section):
     length_weight: float | None = None
     """R-DPO's alpha: the penalty per token of length difference."""
     nll_weight: float | None = None
-    """Weight of CPO's NLL term on chosen answers."""
+    """Weight of the NLL of chosen answers, a mean over each answer's tokens; 1 for cpo, 0 for all others."""
+    pair_weight: float | None = None
+    """Weight of the term that compares the two answers; 1 where nothing is said."""
     uni: Annotated[UniSection | None, SWITCH] = None
     """A mapping or true switches it on, null or false off; not given leaves it to the preset."""
     ada: Annotated[AdaSection | None, SWITCH] = None
     """AdaDPO's balance; a mapping or true switches it on, null or false off."""
+    image: Annotated[ImageTermSection | None, SWITCH] = None
+    """The term of the image pair; a mapping or true switches it on, null or false off."""
+    anchor: Annotated[AnchorSection | None, SWITCH] = None
+    """Anchors of single rewards; a mapping switches them on, null or false off."""
+    kto: Annotated[KtoSection | None, SWITCH] = None
+    """Of base kto only: the weights of its two kinds of answers."""
+    token_weights: Annotated[TokenWeightsSection | None, SWITCH] = None
+    """Weights of answer tokens; a mapping with a rule switches them on, null or false off."""
 
     def as_mapping(self) -> dict[str, Any]:
         """Only the keys that were given: what ``mmpref.losses.build_objective`` takes."""

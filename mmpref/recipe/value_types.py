@@ -72,6 +72,16 @@ def _flag_or_auto(value: Any) -> Any:
 
 FlagOrAuto = Annotated[bool | str | None, BeforeValidator(_flag_or_auto)]
 
+
+def _number_or_running(value: Any) -> Any:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if value is None or is_number or value == "running":
+        return value
+    raise ValueError("must be a finite number, or running")
+
+
+NumberOrRunning = Annotated[float | str | None, BeforeValidator(_number_or_running)]
+
 FiniteNumber = Annotated[int | float, BeforeValidator(_finite)]
 
 RESEARCH = Field(json_schema_extra={"research_switch": True})

@@ -80,8 +80,11 @@ LEVELS: dict[str, list[set[str]]] = {
     "rundir": [{"content"}, {"folder", "locking"}, {"refusals", "train_log", "vanished"}, {"claim"}],
     "losses": [
         {"contract", "former_keys", "presets", "tau_good", "values", "vocab_tiles"},
-        {"logps", "settings", "sides"},
+        {"logps", "sides", "term_settings"},
+        {"anchors", "kto", "settings"},
         {"ada_dpo", "bases", "diagnostics", "loss_line", "uni_dpo"},
+        {"pair_term"},
+        {"image_term"},
         {"objective"},
     ],
     "data": [

@@ -242,7 +242,7 @@ def test_every_contracted_statistic_is_there(random_pairs):
         "logps/chosen", "logps/rejected", "ref_logps/chosen", "ref_logps/rejected", "len/chosen", "len/rejected",
         "uni/w_qual", "uni/w_perf", "uni/nll_active",
         "ada/coef_chosen", "ada/coef_rejected", "ada/log_ratio", "ada/clipped", "ada/margin",
-        "grad/chosen", "grad/rejected", "grad/ratio", "grad/ratio_to_ref",
+        "grad/chosen", "grad/rejected", "grad/ratio", "grad/ratio_to_ref", "loss/pair", "loss/nll",
     }  # fmt: skip
 
 

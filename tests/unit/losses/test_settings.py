@@ -10,7 +10,7 @@ import pytest
 
 from mmpref.errors import ConfigError
 from mmpref.losses import ScoreScaleWarning, SuspiciousLossWarning, build_objective, resolve
-from mmpref.losses.presets import ADA_DEFAULTS, BASES, PRESETS, UNI_DEFAULTS
+from mmpref.losses.presets import ADA_DEFAULTS, BASES, OPTION_KEYS, PRESETS, SINGLE_ANSWER_BASES, UNI_DEFAULTS
 
 
 def quiet(mapping: dict, **kwargs) -> dict:
@@ -53,7 +53,7 @@ def test_adadpo_split_shares_the_ratio_evenly_and_its_keys_change_one_by_one():
     assert quiet({"name": "adadpo_split", "ada": True, "base": "simpo"})["ada"]["share"] == 0.5
 
 
-@pytest.mark.parametrize("base", [b for b in BASES if b != "sft"])
+@pytest.mark.parametrize("base", [b for b in BASES if b not in SINGLE_ANSWER_BASES])
 def test_the_balance_is_in_ratio_space_exactly_where_the_base_has_a_reference(base):
     has_one = BASES[base].needs_reference
     assert quiet({"base": base, "ada": True})["ada"]["use_reference"] is has_one
@@ -73,30 +73,34 @@ def test_resolving_twice_changes_nothing_and_a_preset_is_its_base_with_defaults(
     assert quiet(once) == once
     assert set(once) == {
         "name", "base", "beta", "length_normalize", "label_smoothing", "gamma_beta_ratio", "length_weight",
-        "nll_weight", "uni", "ada",
+        "nll_weight", "pair_weight", "uni", "ada", "image", "anchor", "kto", "token_weights",
     }  # fmt: skip
     if name in BASES and name != "robust":
         assert quiet({"base": name}) == {**once, "name": None}
 
 
+TERMS = {"nll_weight": 0.0, "pair_weight": 1.0}
+
+
 @pytest.mark.parametrize(
     ("name", "beta", "extra"),
     [
-        ("dpo", 0.1, {"label_smoothing": 0.0}),
-        ("robust", 0.1, {"label_smoothing": 0.1}),
-        ("hinge", 0.1, {}),
-        ("ipo", 0.1, {}),
-        ("rdpo", 0.1, {"label_smoothing": 0.0, "length_weight": 0.01}),
-        ("simpo", 2.0, {"label_smoothing": 0.0, "gamma_beta_ratio": 0.5}),
-        ("cpo", 0.1, {"label_smoothing": 0.0, "nll_weight": 1.0}),
-        ("orpo", 0.1, {}),
+        ("dpo", 0.1, {"label_smoothing": 0.0, **TERMS}),
+        ("robust", 0.1, {"label_smoothing": 0.1, **TERMS}),
+        ("hinge", 0.1, TERMS),
+        ("ipo", 0.1, TERMS),
+        ("rdpo", 0.1, {"label_smoothing": 0.0, "length_weight": 0.01, **TERMS}),
+        ("simpo", 2.0, {"label_smoothing": 0.0, "gamma_beta_ratio": 0.5, **TERMS}),
+        ("cpo", 0.1, {"label_smoothing": 0.0, "nll_weight": 1.0, "pair_weight": 1.0}),
+        ("orpo", 0.1, {"pair_weight": 1.0}),
         ("sft", 1.0, {}),
+        ("kto", 0.1, {}),
     ],
 )
 def test_each_base_has_its_documented_defaults(name, beta, extra):
     got = quiet({"name": name})
     assert got["beta"] == beta
-    options = {k: got[k] for k in ("label_smoothing", "gamma_beta_ratio", "length_weight", "nll_weight")}
+    options = {k: got[k] for k in OPTION_KEYS}
     assert {k: v for k, v in options.items() if v is not None} == extra
 
 
@@ -172,7 +176,7 @@ def test_a_combining_preset_takes_another_base_but_orpo_keeps_its_own_beta():
         ({"name": "robust", "label_smoothing": -0.1}, r"loss\.label_smoothing must be >= 0"),
         ({"name": "hinge", "label_smoothing": 0.1}, r"loss\.label_smoothing does not exist for base hinge"),
         ({"name": "dpo", "gamma_beta_ratio": 0.5}, r"loss\.gamma_beta_ratio does not exist for base dpo .*simpo"),
-        ({"name": "dpo", "nll_weight": 0.5}, r"loss\.nll_weight does not exist for base dpo .*cpo"),
+        ({"name": "sft", "nll_weight": 0.5}, r"loss\.nll_weight does not exist for base sft .*cpo"),
         ({"name": "orpo", "nll_weight": 0.0}, r"loss\.nll_weight does not exist for base orpo"),
         ({"name": "simpo", "gamma_beta_ratio": -1}, r"loss\.gamma_beta_ratio must be >= 0"),
         ({"name": "cpo", "nll_weight": -1}, r"loss\.nll_weight must be >= 0"),
