@@ -13,7 +13,8 @@ class Shape:
     """One prompt with its answers as the model sees it, in tokens: by default those of one pair.
 
     ``patches`` are what the vision tower runs over for image and video. Several pairs of a prompt are ``answers``
-    distinct answers, all but the first as long as ``rejected``, in ``pairs`` pairs.
+    distinct answers, all but the first as long as ``rejected``, in ``pairs`` pairs. With ``other`` the chosen answer of
+    every pair is run once more, behind a prompt of its own with another image.
     """
 
     prompt: int = 100
@@ -24,6 +25,7 @@ class Shape:
     rejected: int = 250
     answers: int = 2
     pairs: int = 1
+    other: bool = False
 
     @property
     def before(self) -> int:
@@ -39,40 +41,52 @@ class Shape:
     @property
     def in_words(self) -> str:
         """The prompt and its answers: ``391 image + 100 prompt + 250 + 250 answer tokens``."""
+        again = f", and {self._again_in_words} with another image" if self.other else ""
         if self.pairs == 1:
-            return f"{self.prompt_in_words} + {self.chosen} + {self.rejected} answer tokens"
-        return f"{self.prompt_in_words} + {self.answers} x {self.chosen} answer tokens in {self.pairs} pairs"
+            return f"{self.prompt_in_words} + {self.chosen} + {self.rejected} answer tokens{again}"
+        return f"{self.prompt_in_words} + {self.answers} x {self.chosen} answer tokens in {self.pairs} pairs{again}"
+
+    @property
+    def _again_in_words(self) -> str:
+        once = f"{self.before + self.chosen} tokens once more"
+        return once if self.pairs == 1 else f"{self.pairs} x {once}"
 
     @property
     def rows(self) -> int:
-        """Answers that are run."""
+        """Answers that are run behind the prompt."""
         return self.answers if self.rejected else 1
 
     @property
+    def others(self) -> int:
+        """Chosen answers that are run behind a prompt with another image: each pair's own."""
+        return self.pairs if self.other else 0
+
+    @property
     def answer_tokens(self) -> int:
-        """Tokens of all answers."""
-        return self.chosen + (self.answers - 1) * self.rejected
+        """Tokens of all answers, those behind another image counted once more."""
+        return self.chosen + (self.rows - 1) * self.rejected + self.others * self.chosen
 
     def tokens(self, layout: LayoutName) -> int:
         """Tokens that the decoder runs over for one prompt."""
         if layout == "shared_prefix":
-            return self.before + self.answer_tokens
-        return self.rows * (self.before + max(self.chosen, self.rejected))
+            return (1 + self.others) * self.before + self.answer_tokens
+        return (self.rows + self.others) * (self.before + max(self.chosen, self.rejected))
 
     def images(self, layout: LayoutName) -> int:
-        """How often the vision tower runs over the prompt's image and video."""
-        return 1 if layout == "shared_prefix" else self.rows
+        """How often the vision tower runs over the prompt's image and video, or over other ones of the same size."""
+        return self.others + (1 if layout == "shared_prefix" else self.rows)
 
     def read_twice(self, layout: LayoutName) -> int:
-        """Tokens whose keys and values the attention of all answers but the first copies."""
+        """Tokens whose keys and values the attention of all answers but the first of a prompt copies."""
         return (self.rows - 1) * (self.before + self.rejected) if layout == "shared_prefix" else 0
 
     def seen(self, layout: LayoutName) -> float:
         """Places that are looked at, summed over the tokens of one prompt with its answers: triangles."""
-        before, others = self.before, self.rows - 1
+        before, further = self.before, self.rows - 1
         if layout == "shared_prefix":
-            return (before + self.chosen) ** 2 / 2 + others * self.rejected * (before + self.rejected / 2)
-        return self.rows * float((before + max(self.chosen, self.rejected)) ** 2) / 2
+            firsts = (1 + self.others) * (before + self.chosen) ** 2 / 2
+            return firsts + further * self.rejected * (before + self.rejected / 2)
+        return (self.rows + self.others) * float((before + max(self.chosen, self.rejected)) ** 2) / 2
 
     def some_pairs(self, pairs: int) -> Shape:
         """The first so many pairs of the prompt and their answers; pairs come as (a, b), (a, c), ... (b, c), ..."""

@@ -189,7 +189,7 @@ def longest_answers(recipe: Recipe, subject: Subject, card_bytes: int) -> int:
     parallel, shape = subject.asked.parallel, subject.shape(recipe)
 
     def fits(tokens: int) -> bool:
-        pair = replace(shape, chosen=tokens, rejected=tokens)
+        pair = replace(shape, chosen=tokens, rejected=tokens if shape.rejected else 0)
         return on_card(subject.memory(recipe, parallel, pair).peak) <= card_bytes
 
     return _largest(fits)

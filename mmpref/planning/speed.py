@@ -82,6 +82,9 @@ def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: La
     Backward costs one forward for the gradient of the activations, and one for the weights that train; checkpointing
     runs the layers' forward again. A reference that is run costs a forward, of a frozen tower none: its features serve
     both. A frozen head forms its gradient as it goes; one that trains goes over the vocabulary again.
+
+    Constants of the update come before its first step back: KTO's estimate runs the answer of another row behind each
+    prompt, and a running shift of the anchors all answers, by the policy and by a reference that is run.
     """
     run = update_of(recipe, shape, layout)
     tokens = run.tokens
@@ -94,7 +97,11 @@ def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: La
     backward = linear * (2 if trains else 1) + 2 * attention
     again = linear + attention if recipe.train.gradient_checkpointing else 0.0
     tower_back = 2 * tower if model.tower_trains else 0.0
-    live = objective_of(recipe).needs_reference and recipe.reference.kind != "cache"
+    objective = objective_of(recipe)
+    live = objective.needs_reference and recipe.reference.kind != "cache"
     reference = linear + attention + head + (tower if model.tower_trains else 0.0) if live else 0.0
     policy = linear + attention + (4 if model.head_trains else 2) * head + tower
-    return (policy + backward + again + tower_back + reference) / run.pairs
+    before = 0.0
+    if objective.needs_kl or objective.needs_shift:
+        before = linear + attention + head + tower + reference
+    return (policy + backward + again + tower_back + reference + before) / run.pairs

@@ -65,15 +65,17 @@ class Subject:
             video, of_video = video_shape(self.config, recipe, asked.video)
         before, most = asked.prompt_tokens + image + video, recipe.processing.max_length
         answer = asked.answer_tokens if most is None else max(1, min(asked.answer_tokens, most - before))
+        objective = objective_of(recipe)
         return Shape(
             prompt=asked.prompt_tokens,
             image=image,
             video=video,
             patches=of_image + of_video,
             chosen=answer,
-            rejected=answer if objective_of(recipe).needs_rejected else 0,
+            rejected=answer if objective.needs_rejected else 0,
             answers=asked.answers_per_prompt,
             pairs=asked.num_pairs,
+            other=objective.needs_other and asked.image_size is not None,
         )
 
     def refuse_groups(self, recipe: Recipe) -> None:

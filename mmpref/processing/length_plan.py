@@ -173,7 +173,8 @@ class _Measure:
         if len(text.answers) > 1 and pair.has_same_images:
             encoder.refuse_identical(pair.id, text.answers, space)
         prompts = tuple(PromptLength(*length) for length in lengths)
-        return Fit(pair_id=pair.id, prompts=prompts, answers=answers, space=space, max_pixels=budget)
+        other = encoder.other_image is not None and bool(pair.images)
+        return Fit(pair_id=pair.id, prompts=prompts, answers=answers, space=space, max_pixels=budget, other=other)
 
     def _budget(
         self,

@@ -22,6 +22,7 @@ class Fit:
     answers: tuple[int, ...]  # tokens of each answer, uncut
     space: int | None  # tokens that an answer may have; None without a limit
     max_pixels: int | None = None  # smaller pixel budget of one image or frame, if the pair or its prompt needs it
+    other: bool = False  # the chosen answer is run once more, behind the prompt with another image in as many tokens
 
     @property
     def prompt(self) -> int:
@@ -51,9 +52,16 @@ class Fit:
     @property
     def tokens(self) -> int:
         """Tokens that the model runs over for this pair alone: each prompt once, and its answers."""
-        return sum(prompt.tokens for prompt in self.prompts) + sum(self.run)
+        again = self.prompts[0].tokens + self.run[0] if self.other else 0
+        return sum(prompt.tokens for prompt in self.prompts) + sum(self.run) + again
+
+    @property
+    def rows(self) -> int:
+        """Answers that are run, each of which has a row of its own in the plain layout."""
+        return len(self.answers) + self.other
 
     @property
     def work(self) -> int:
         """What running this pair alone costs, in tokens: :attr:`tokens`, and image tokens again for the tower."""
-        return self.tokens + sum(prompt.image_tokens for prompt in self.prompts)
+        again = self.prompts[0].image_tokens if self.other else 0
+        return self.tokens + sum(prompt.image_tokens for prompt in self.prompts) + again

@@ -143,6 +143,89 @@ def _quantities() -> list[_Quantity]:
             )
             for side in ("chosen", "rejected")
         ),
+        *_of_images(),
+        *_of_tokens_and_constants(),
+    ]
+
+
+def _of_images() -> list[_Quantity]:
+    """Of losses that look at the chosen answer under another image."""
+    lift = "Mean log-prob of the chosen answer under its image minus under the other one, nats a token."
+    return [
+        _Quantity(
+            "image_margin",
+            "Image term: margin",
+            "its image − the other",
+            "Of the chosen answer's reward. It also grows where that answer is unlearnt under both: see its log-prob.",
+            _entry("image/margin"),
+            rule_at=0.0,
+        ),
+        _Quantity("image_lift", "What the image is worth", "nats a token", lift, _entry("image/lift"), rule_at=0.0),
+        _Quantity(
+            "image_helps",
+            "Pairs that the image helps",
+            "share of pairs",
+            "Chosen answers that are likelier under their image than under the other one.",
+            _entry("image/helps"),
+            y_range=(0.0, 1.03),
+            rule_at=0.5,
+        ),
+        *(
+            _Quantity(
+                f"loss_{term}",
+                f"Part of the loss: {name}",
+                "loss",
+                "As it is added, its weight included.",
+                _entry(f"loss/{term}"),
+            )
+            for term, name in (("pair", "pair"), ("image", "image"), ("anchor", "anchors"), ("nll", "NLL"))
+        ),
+    ]
+
+
+def _of_tokens_and_constants() -> list[_Quantity]:
+    """Of token weights, anchors and losses of single answers."""
+    return [
+        _Quantity(
+            "changed_share",
+            "Tokens in which the answers differ",
+            "share of tokens",
+            "By the rule of loss.token_weights.",
+            _entry("weights/changed_share"),
+            y_range=(0.0, 1.03),
+        ),
+        _Quantity(
+            "effective_len",
+            "Effective length of an answer",
+            "sum of weights",
+            "What its tokens count together.",
+            _entry("weights/effective_len"),
+        ),
+        _Quantity(
+            "anchor_below",
+            "Anchor: chosen answers below it",
+            "share of pairs",
+            "Chosen rewards below the anchor's shift.",
+            _entry("anchor/below"),
+            y_range=(0.0, 1.03),
+        ),
+        _Quantity(
+            "anchor_shift",
+            "Anchor: running shift",
+            "reward",
+            "Mean reward so far.",
+            _entry("anchor/shift"),
+            rule_at=0.0,
+        ),
+        _Quantity("kl", "KTO: estimate of the drift", "nats", "Of mismatched answers, at least 0.", _entry("kto/kl")),
+        _Quantity(
+            "desirable",
+            "KTO: desirable answers",
+            "share of answers",
+            "Of those trained on.",
+            _entry("kto/share_desirable"),
+            y_range=(0.0, 1.03),
+        ),
     ]
 
 
@@ -152,7 +235,8 @@ def _entry(name: str) -> Reader:
 
 
 def _is_preference(line: Row) -> bool:
-    return number(line.get("rewards/margins")) is not None
+    """Of pairs, or of single answers that are desirable or not."""
+    return any(number(line.get(name)) is not None for name in ("rewards/margins", "kto/kl"))
 
 
 def _preference_loss(line: Row) -> float | None:

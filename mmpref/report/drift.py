@@ -16,7 +16,11 @@ from mmpref.statistics import Interval, mean_with_interval
 
 SIDES = ("chosen", "rejected")
 _REFERENCE = ("ref_logps/{}", "logps/ref_{}", "logps/{}_ref")
-_LENGTH = ("len/{}", "logps/{}_len", "length/{}")
+_LENGTH = ("weights/effective_len", "len/{}", "logps/{}_len", "length/{}")
+
+
+_OF_SINGLE_ANSWERS = "kto/kl"
+_LABEL = "kto/share_desirable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,12 @@ def measure_drift(run: Run) -> Drift | None:
 
 
 def change_in_line(line: Row, side: str) -> float | None:
-    """Change of one side in a log line that also holds the reference's log-prob."""
+    """Change of one side in a log line that also holds the reference's log-prob.
+
+    A line of single answers (KTO) says nothing of sides: its mean is over desirable and undesirable ones.
+    """
+    if _OF_SINGLE_ANSWERS in line:
+        return None
     now = number(line.get(f"logps/{side}"))
     start = _first(line, _REFERENCE, side)
     return None if now is None or start is None else now - start
@@ -64,7 +73,19 @@ def _rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
         return []
     names = list(columns)
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return [row for row in rows if number(row["step"]) is not None]
+    return [_by_label(row) for row in rows if number(row["step"]) is not None]
+
+
+def _by_label(row: Row) -> Row:
+    """A row of a single answer (KTO) as one of a chosen answer, or of a rejected one where it is undesirable."""
+    label = number(row.get(_LABEL))
+    if label is None:
+        return row
+    rest = {name: value for name, value in row.items() if name != _OF_SINGLE_ANSWERS}
+    if label:
+        return rest
+    sides = {name: rest.pop(name) for name in list(rest) if name.endswith("/chosen")}
+    return rest | {name.replace("/chosen", "/rejected"): value for name, value in sides.items()}
 
 
 def _from_held_out_pairs(run: Run) -> Drift | None:
@@ -97,7 +118,8 @@ def _paired(start: Mapping[str, Row], end: Mapping[str, Row], side: str, *, same
 
 
 def _from_eval_lines(run: Run) -> Drift | None:
-    lines = [line for line in run.eval_lines() if number(line.get("eval_logps/chosen")) is not None]
+    logged = [line for line in run.eval_lines() if number(line.get("eval_logps/chosen")) is not None]
+    lines = [line for line in logged if f"eval_{_OF_SINGLE_ANSWERS}" not in line]
     if not lines:
         return None
     first, last = lines[0], lines[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from mmpref.processing.layout import LayoutName
 from mmpref.processing.length_plan import FitPlan
@@ -11,6 +11,7 @@ from mmpref.records import PreferencePair
 from mmpref.training.parallel.batches import GlobalBatches
 from mmpref.training.parallel.groups import GroupedBatches, PairWork, PromptGroups
 
+_OTHER_IMAGE, _MISMATCHED = "other image", "mismatched"
 _WORTH_A_NOTE = 1.5
 """Pairs of a prompt, on average, from which a run without groups says what they would save."""
 
@@ -32,8 +33,14 @@ def _work_of(pair: PreferencePair, fit: Fit, *, shared: bool, sides: int) -> Pai
     # an answer that is in a row of its own, or follows images of its own, pays for its prompt
     own = [0.0 if shared else first, prompts[1] if len(prompts) > 1 else 0.0 if shared else first]
     given = [(pair.chosen, None), (pair.rejected, None if pair.has_same_images else pair.rejected_images)]
-    answers = tuple((side, length + more) for side, length, more in zip(given[:sides], fit.run, own, strict=False))
-    return PairWork(first if shared else 0.0, answers)
+    answers: list[tuple[Hashable, float]] = [
+        (side, length + more) for side, length, more in zip(given[:sides], fit.run, own, strict=False)
+    ]
+    if fit.other:  # behind an image of its own
+        answers.append(((_OTHER_IMAGE, pair.id), fit.run[0] + first))
+    if pair.mismatched is not None:  # behind its prompt once more; of another row, and about as long
+        answers.append(((_MISMATCHED, pair.id), fit.run[0] + first))
+    return PairWork(first if shared else 0.0, tuple(answers))
 
 
 def describe_groups(

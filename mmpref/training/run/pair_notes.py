@@ -46,7 +46,7 @@ def _beyond(fitted: Sequence[tuple[PreferencePair, Fit]], row_tokens: int, layou
     """Pairs that no row of ``row_tokens`` holds, and prompts that none holds with a single answer."""
 
     def tokens(fit: Fit) -> int:
-        return fit.tokens if layout == "shared_prefix" else len(fit.answers) * fit.longest
+        return fit.tokens if layout == "shared_prefix" else fit.rows * fit.longest
 
     def with_one(fit: Fit) -> int:
         return fit.prompt + min(fit.run)

@@ -22,6 +22,8 @@ DEAD_WEIGHT = 0.01
 """A mean w_perf below this trains next to nothing."""
 LARGE_MARGIN = 20.0
 """A reward margin whose gradient in a logistic loss is e^-20 of a new pair's."""
+MOVED = 0.1
+"""A change of a reward or a margin that counts; 0.1 of a margin is some 5 % of a new pair's logistic loss."""
 SWALLOWED_SHARE = 0.2
 """Of updates that rounding takes back."""
 LENGTH_CORRELATION = 0.6
@@ -45,6 +47,7 @@ class Alarms(LogLines):
         self._lines: dict[str, int] = {}
         self._raised: set[str] = set()
         self._first: dict[str, float] = {}
+        self._began: dict[str, list[float]] = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A resumed run has seen the lines before its checkpoint, and spoken about them."""
@@ -76,12 +79,14 @@ class Alarms(LogLines):
             "chosen_falls": self._chosen_falls(logs),
             "weights_vanish": _weights_vanish(logs),
             "margins_explode": _margins_explode(logs),
+            "image_by_unlearning": self._image_by_unlearning(logs),
             "length_drift": self._length_drift(step),
         }
 
     def _chosen_falls(self, logs: Mapping[str, float]) -> str | None:
-        now, length = logs.get("logps/chosen"), logs.get("len/chosen")
-        if now is None or not length:
+        # with token weights log-probs are weighted sums, and so is their length
+        now, length = logs.get("logps/chosen"), logs.get("weights/effective_len", logs.get("len/chosen"))
+        if now is None or not length or "kto/kl" in logs:  # single answers: the undesirable ones shall fall
             return None
         start = logs.get("ref_logps/chosen")
         if start is not None:
@@ -94,6 +99,34 @@ class Alarms(LogLines):
             f"the chosen answers' log-prob is {fall:.2f} nats a token {since}: the model unlearns both answers; lower "
             "train.learning_rate, or add loss.nll_weight or loss.uni.nll_lambda"
         )
+
+    def _image_by_unlearning(self, logs: Mapping[str, float]) -> str | None:
+        """An image term is lowered as well by making the chosen answer unlikely, as long as it falls more under the
+        other image: nothing in it asks for more under the right one (arXiv 2406.11839 gives that to its anchor).
+        """
+        margin, reward = (self._since_beginning(logs, name) for name in ("image/margin", "rewards/chosen"))
+        if margin is None or reward is None or margin < MOVED or reward > -MOVED:
+            return None
+        cures = []
+        if "ref_logps/chosen" in logs:  # an anchor compares with the reference
+            cures.append("raise loss.anchor.chosen" if "loss/anchor" in logs else "set loss.anchor.chosen=1")
+        if "ada/coef_chosen" not in logs:  # whose balance is of both gradients
+            cures.append("set loss.image.detach=true")
+        return (
+            f"the image margin has grown by {margin:.2f} and the chosen reward has fallen by {-reward:.2f} since the "
+            "first lines: the model does not learn from the image, it unlearns the chosen answer, only faster under "
+            f"the other image; {', or '.join(cures) or 'lower loss.image.weight'}"
+        )
+
+    def _since_beginning(self, logs: Mapping[str, float], name: str) -> float | None:
+        """A value minus the mean of its first :data:`PATIENCE`; None as long as those are being collected."""
+        value, first = logs.get(name), self._began.setdefault(name, [])
+        if value is None:
+            return None
+        if len(first) < PATIENCE:
+            first.append(value)
+            return None
+        return value - sum(first) / PATIENCE
 
     def _length_drift(self, step: int) -> str | None:
         columns = self._pairs.recent(LENGTH_WINDOW, ("rewards/margins", "len/chosen", "len/rejected"), step)

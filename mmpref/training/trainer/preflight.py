@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ from mmpref.records import PreferencePair, PromptKey
 from mmpref.training.parallel.sharded import as_shards
 from mmpref.training.trainer.learning import REENTRANT, in_places, is_reentrant, look, modes_kept
 from mmpref.training.trainer.memory_errors import MemorySituation, Where, explain_oom, is_out_of_memory, remedies
+from mmpref.training.trainer.other_image_check import other_image_matters
+from mmpref.training.trainer.start_check import Check
 from mmpref.training.trainer.train_mode import dropout_of, why_it_differs
 from mmpref.training.trainer.update_watch import describe_batch
 
@@ -44,25 +47,6 @@ _OF_A_GROUP = 2
 """Pairs of one prompt that are looked at: three answers, or four."""
 _OF_SHAPES = re.compile(r"\b(shape|size)s?\b")
 Context = Callable[[], AbstractContextManager[object]]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What one check found. ``passed`` is None where there was nothing to check."""
-
-    name: str
-    passed: bool | None
-    detail: str
-    meaning: str = ""
-    """What a failure means and what to do; where it passed, what is to be known all the same, and mostly empty."""
-    unused: int = 0
-    """Trained tensors that the output does not depend on."""
-
-    def describe(self) -> str:
-        """One line for the terminal."""
-        mark = {True: "WARNING" if self.meaning else "ok", False: "FAILED", None: "skipped"}[self.passed]
-        line = f"check: {self.name}: {mark} ({self.detail})"
-        return f"{line}. {self.meaning}" if self.meaning else line
 
 
 def preflight(
@@ -117,10 +101,12 @@ def run_checks(
     bench = _Bench(model, collator, looked_at, _of_one_prompt(pairs) or looked_at[-1:], torch.device(device), autocast)
     devices = [bench.device] if bench.device.type == "cuda" else []
     of_videos = (_videos_matter,) if any(pair.videos for pair in looked_at) else ()
+    of_others = (partial(_other_image_matters, pairs=pairs),) if collator.need_other else ()
     checks: tuple[Callable[[_Bench], Check], ...] = (
         _images_count,
         _images_matter,
         *of_videos,
+        *of_others,
         _layouts_agree,
         _batch_is_single,
     )
@@ -254,6 +240,10 @@ def _videos_matter(bench: _Bench) -> Check:
     return _matters(bench, [pair for pair in bench.pairs if pair.videos], "video")
 
 
+def _other_image_matters(bench: _Bench, pairs: Sequence[PreferencePair]) -> Check:
+    return other_image_matters(bench.model, bench.collator, pairs, bench.device)
+
+
 def _matters(bench: _Bench, pairs: Sequence[PreferencePair], kind: str) -> Check:
     name = f"the {kind} changes the answer's log-probs"
     if not pairs or not bench.collator.encoder.family.has_vision:
@@ -337,10 +327,12 @@ def _with_other_ends(bench: _Bench, batch: PairBatch) -> Tensor:
 
     Nothing may move: a token is predicted from what stands before it.
     """
-    last = batch.answers.gather(1, (batch.answer_lens - 1)[:, None])[:, 0]
+    there = batch.answer_lens > 0  # a pair without another image has no answer under one
+    answers, lengths = batch.answers[there], batch.answer_lens[there]
+    last = answers.gather(1, (lengths - 1)[:, None])[:, 0]
     places = batch.predicts[last] + 1
     ids = batch.input_ids.clone().flatten()
-    ids[places] = batch.targets[batch.answers[:, 0]]  # a token of text
+    ids[places] = batch.targets[answers[:, 0]]  # a token of text
     changed = dataclasses.replace(batch, input_ids=ids.view_as(batch.input_ids))
     return batch.by_answer(answer_logps(bench.model, changed))
 
@@ -371,7 +363,7 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None, noise: floa
     batch = bench.batch()
     policy = answer_sums(bench.model, batch)
     referred = torch.cat([side for side in reference.logps(batch) if side is not None])
-    off = float(((policy - referred).abs() / batch.answer_lens.clamp(min=1)).max())
+    off = _per_token(batch, policy - referred)
     if not reference.is_start:
         return Check(name, None, f"the base was asked for; answers are {off:.3g} nats a token from it, at most")
     found = bench.judged(
@@ -388,6 +380,12 @@ def _reference_is_policy(bench: _Bench, reference: Reference | None, noise: floa
     return _as_it_trains(bench, reference, batch, policy, found) if found.passed else found
 
 
+def _per_token(batch: PairBatch, differences: Tensor) -> float:
+    """The largest of [A] differences of sums, in nats a token, as the batch weighs tokens; 0 where no answer is."""
+    there = batch.answer_lens > 0
+    return float((differences.abs()[there] / batch.effective_lens[there]).max())
+
+
 def _as_it_trains(bench: _Bench, reference: Reference, batch: PairBatch, evaluated: Tensor, found: Check) -> Check:
     """What was found, with how far training mode takes the policy from what it is when it is evaluated."""
 
@@ -398,8 +396,8 @@ def _as_it_trains(bench: _Bench, reference: Reference, batch: PairBatch, evaluat
                 if ".lora_dropout" in name and not adapter_drops:
                     module.eval()
             logps = pair_logps(bench.model, batch, reference=reference)
-        sides = [logps.chosen] if logps.rejected is None else [logps.chosen, logps.rejected]
-        return float(((torch.cat(sides) - evaluated).abs() / batch.answer_lens).max())
+        sides = [side for side in (logps.chosen, logps.rejected, logps.other) if side is not None]
+        return _per_token(batch, torch.cat(sides) - evaluated)
 
     dropout = dropout_of(bench.model)
     if is_engine(bench.model):  # it counts what is run in this mode as the beginning of an update

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from mmpref.planning.text import facts
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.processing.family import family_of
 from mmpref.processing.layout import LayoutName
+from mmpref.processing.other_images import OtherImageSettings
 from mmpref.recipe.loading import load_recipe
 from mmpref.recipe.sections import Recipe
+from mmpref.records import ImageRef
 from tests.tiny_vlms import TINY, draw, pair
 
 FOUR = Shape(prompt=100, image=516, patches=577, chosen=150, rejected=150, answers=4, pairs=6)
@@ -56,6 +59,65 @@ def test_tokens_predictions_and_images_are_those_of_a_real_batch(answers: int, l
     assert len(batch.vision["pixel_values"]) == shape.images(layout)
     part = PairCollator(encoder, draw, layout=layout)(rows[:2])
     assert part.num_tokens == shape.some_pairs(2).tokens(layout)
+
+
+@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
+@pytest.mark.parametrize("answers", [2, 3])
+def test_the_answer_under_another_image_is_counted_as_a_real_batch_runs_it(answers: int, layout: LayoutName) -> None:
+    texts = [f"{number} is a red square ." for number in range(answers)]
+    rows = [
+        replace(
+            pair(f"{i}{j}", images=("28x28-1",), chosen=texts[i], rejected=texts[j]),
+            other_images=(ImageRef(path=f"28x28-{2 + i + j}"),),
+        )
+        for i, j in itertools.combinations(range(answers), 2)
+    ]
+    made = OtherImageSettings(source="column")
+    encoder = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True), other_image=made)
+    encoded = encoder.encode(rows[0], draw)
+    image, length = sum(encoded.prompt.image_tokens), len(encoded.chosen_ids)
+    shape = Shape(
+        prompt=len(encoded.prompt) - image, image=image, patches=image, chosen=length, rejected=length,
+        answers=answers, pairs=len(rows), other=True,
+    )  # fmt: skip
+    batch = PairCollator(encoder, draw, layout=layout, need_other=True)(rows)
+    assert batch.num_tokens == shape.tokens(layout)
+    assert len(batch.targets) == shape.answer_tokens
+    assert len(batch.vision["pixel_values"]) == shape.images(layout)
+    if layout == "shared_prefix":
+        triangles = sum(segment.branches[0].length ** 2 / 2 for segment in batch.segments)
+        further = [branch for segment in batch.segments for branch in segment.branches[1:]]
+        triangles += sum(branch.length * (branch.at + branch.length / 2) for branch in further)
+        # an answer begins where it differs from the others, and is counted whole
+        assert shape.seen(layout) == pytest.approx(triangles, rel=0.05)
+
+
+def test_the_image_term_costs_what_its_specification_counts() -> None:
+    """LLaVA-1.5 with 616 tokens before two answers of 80: 776 to 1,472 tokens packed, 1,392 to 2,088 in rows."""
+    pair_alone = Shape(prompt=40, image=576, patches=577, chosen=80, rejected=80)
+    with_other = replace(pair_alone, other=True)
+    assert [one.tokens("shared_prefix") for one in (pair_alone, with_other)] == [776, 1472]
+    assert [one.tokens("plain") for one in (pair_alone, with_other)] == [1392, 2088]
+    assert [one.images("shared_prefix") for one in (pair_alone, with_other)] == [1, 2]
+    assert [one.images("plain") for one in (pair_alone, with_other)] == [2, 3]
+    assert (
+        with_other.in_words
+        == "576 image + 40 prompt + 80 + 80 answer tokens, and 696 tokens once more with another image"
+    )
+
+
+def test_constants_of_an_update_cost_forwards_and_no_memory() -> None:
+    dpo, mpo, kto = (
+        planned(f"loss={{name: {name}}}", "train.group_pairs=off", answers=2) for name in ("dpo", "mpo", "kto")
+    )
+    assert mpo.memory.peak == dpo.memory.peak
+    assert (
+        1.3 < mpo.flops_per_pair / dpo.flops_per_pair < 1.7
+    )  # two more forwards beside forward, backward and reference
+    assert kto.shape.rejected == 0
+    assert kto.memory.tokens == dpo.memory.tokens - 250
+    cached = planned("loss={name: mpo}", "train.group_pairs=off", "reference.kind=cache", answers=2)
+    assert cached.flops_per_pair < mpo.flops_per_pair
 
 
 def test_the_issues_own_count() -> None:

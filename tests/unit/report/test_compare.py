@@ -180,6 +180,31 @@ def test_log_prob_changes_of_held_out_pairs_are_paired(folders, tmp_path):
     assert first.drift_source == "8 held-out pairs, step 65 against step 0"
 
 
+def test_single_answers_are_told_by_their_label_and_weighted_ones_by_their_weights(folders, tmp_path):
+    """Undesirable answers may fall without a collapse; a weighted sum is of so many weights, not of so many tokens."""
+    single = [
+        {"step": step, "pair_id": f"{label}{n}", "kto/kl": 0.1, "kto/share_desirable": label, "len/chosen": 5.0,
+         "logps/chosen": -10.0 + step * (0.5 if label else -20.0), "ref_logps/chosen": -10.0}
+        for step in (0, 1) for label in (0.0, 1.0) for n in range(8)
+    ]  # fmt: skip
+    weighted = [
+        {"step": step, "pair_id": f"p{n}", "len/chosen": 5.0, "weights/effective_len": 20.0,
+         "logps/chosen": -40.0 - 4.0 * step}
+        for step in (0, 1) for n in range(8)
+    ]  # fmt: skip
+    runs = [folders.write_run(tmp_path / name) for name in ("single", "weighted", "not weighted")]
+    plain = [{name: value for name, value in row.items() if "effective" not in name} for row in weighted]
+    for run, rows in zip(runs, (single, weighted, plain), strict=True):
+        folders.write_pairs(run / "pairs_eval.parquet", rows)
+    first, second, third = comparison_table(load_runs(runs)).lines
+    assert first.cells["logp_chosen"].value == pytest.approx(0.5)
+    assert first.cells["logp_rejected"].value == pytest.approx(-20.0)
+    assert [line.cells["logp_chosen"].value for line in (second, third)] == pytest.approx([-4.0, -4.0])
+    assert [[flag.kind for flag in line.cells["logp_chosen"].flags] for line in (first, second, third)] == [
+        [], [], ["collapse"],
+    ]  # fmt: skip
+
+
 def test_log_prob_changes_of_training_pairs_are_the_last_quarter(folders, tmp_path):
     run = folders.write_run(tmp_path / "run")
     rows = [

@@ -248,3 +248,26 @@ def test_characters_that_html_forbids_become_a_visible_mark():
 def test_a_value_that_a_template_names_and_nobody_gives_is_an_error():
     with pytest.raises(UndefinedError, match="panels"):
         render("training", lines=[], max_points=0)
+
+
+def test_what_losses_of_images_tokens_and_answers_log_is_drawn_where_it_is_there(folders, tmp_path):
+    said = {
+        "Image term: margin": {"image/margin": 0.2}, "What the image is worth": {"image/lift": 0.1},
+        "Pairs that the image helps": {"image/helps": 0.7}, "Part of the loss: image": {"loss/image": 0.6},
+        "Part of the loss: pair": {"loss/pair": 0.6}, "Part of the loss: anchors": {"loss/anchor": 0.6},
+        "Part of the loss: NLL": {"loss/nll": 1.6},
+        "Tokens in which the answers differ": {"weights/changed_share": 0.3},
+        "Effective length of an answer": {"weights/effective_len": 31.0},
+        "Anchor: chosen answers below it": {"anchor/below": 0.4}, "Anchor: running shift": {"anchor/shift": 0.05},
+        "KTO: estimate of the drift": {"kto/kl": 0.2}, "KTO: desirable answers": {"kto/share_desirable": 0.5},
+    }  # fmt: skip
+    more = {name: value for entry in said.values() for name, value in entry.items()}
+    runs = [
+        folders.write_run(tmp_path / name, log=folders.preference_log(more=of_run))
+        for name, of_run in (("plain", {}), ("image", more))
+    ]
+    pages = [
+        Outline(build_report(given, tmp_path / f"{len(given)}.html").read_text()).text for given in (runs[:1], runs)
+    ]
+    assert not any(title in pages[0] for title in said)
+    assert all(title in pages[1] for title in said)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from mmpref.processing import FitPlan
+from dataclasses import replace
+
+from mmpref.processing import FitPlan, PairCollator, PairEncoder, plan_fit
+from mmpref.processing.family import family_of
+from mmpref.processing.other_images import OtherImageSettings
 from mmpref.processing.pair_fit import Fit, PromptLength
 from mmpref.records import PreferencePair, user_turn
 from mmpref.training.parallel.groups import PromptGroups
 from mmpref.training.run.pair_groups import describe_groups, works_of
+from tests.tiny_vlms import TINY, draw, pair
 
 
 def _pairs(*prompts: str) -> list[PreferencePair]:
@@ -50,3 +55,27 @@ def test_rejected_answers_that_are_not_run_cost_nothing() -> None:
     assert PromptGroups(pairs, works_of(plan, "shared_prefix")).cost((0, 1)) == 10 + 3 + 3 + 50
     assert PromptGroups(pairs, works_of(plan, "shared_prefix", need_rejected=False)).cost((0, 1)) == 10 + 3 + 3
     assert PromptGroups(pairs, works_of(plan, "plain", need_rejected=False)).cost((0, 1)) == 2 * (10 + 3)
+
+
+def test_the_answer_under_another_image_and_the_mismatched_one_are_counted_as_they_are_run() -> None:
+    encoder = PairEncoder(
+        TINY["llava"].processor(), family_of("llava", has_vision=True), other_image=OtherImageSettings(kind="noise")
+    )
+    rows = [
+        pair("seen", images=("28x28-1",), chosen="7 red .", rejected="a red square and a dog ."),
+        pair("text", images=(), chosen="7 red .", rejected="a red square and a dog ."),
+    ]
+    plan = plan_fit(rows, encoder, lambda image: draw(image).size)
+    for row, fit in zip(rows, plan.fits, strict=True):
+        packed, plain = (
+            PairCollator(encoder, draw, layout=layout, need_other=True)([row]) for layout in ("shared_prefix", "plain")
+        )
+        assert packed.num_tokens == fit.tokens
+        assert plain.num_tokens == fit.rows * fit.longest
+        [work] = works_of(FitPlan([row], [fit]), "shared_prefix")
+        assert float(work) == fit.work
+        image_tokens = fit.image_tokens * len(packed.vision.get("pixel_values", ()))
+        assert fit.work == fit.tokens + image_tokens
+    [single] = works_of(FitPlan([replace(rows[1], mismatched="a dog", rejected=None)], [plan.fits[1]]), "shared_prefix")
+    answer, prompt = plan.fits[1].run[0], plan.fits[1].prompt
+    assert float(single) >= 2 * (prompt + answer)

@@ -1,4 +1,4 @@
-"""Alarms: each of the four speaks about what it is for, once, after three lines in a row, and about nothing else."""
+"""Alarms: each speaks about what it is for, once, after three lines in a row, and about nothing else."""
 
 from __future__ import annotations
 
@@ -52,6 +52,51 @@ def test_lines_of_an_evaluation_are_not_looked_at() -> None:
     assert run([{"eval_rewards/margins": 90.0, "rewards/margins": 90.0}] * 5) == []
 
 
+SEEN = HEALTHY | {"image/margin": 0.0, "rewards/chosen": 0.1, "loss/image": 0.69}
+
+
+def test_an_image_margin_that_grows_as_the_chosen_reward_falls_is_told_with_its_cures() -> None:
+    away = SEEN | {"image/margin": 0.3, "rewards/chosen": -0.2}
+    event = (6, "alarm/image_by_unlearning")
+    for line, cures in (
+        ({}, "set loss.anchor.chosen=1, or set loss.image.detach=true"),
+        ({"loss/anchor": 0.7}, "raise loss.anchor.chosen, or set loss.image.detach=true"),
+        ({"ada/coef_chosen": 1.0}, "set loss.anchor.chosen=1"),
+    ):
+        found = run([SEEN | line] * 3 + [away | line] * 5)
+        assert [(step, name) for step, name, _ in found] == [event]
+        assert found[0][2].endswith(f"; {cures}")
+        assert "grown by 0.30 and the chosen reward has fallen by 0.30" in found[0][2]
+    without = {name: value for name, value in SEEN.items() if not name.startswith(("ref_logps", "logps"))}
+    [(_, _, words)] = run([without] * 3 + [without | {"image/margin": 0.3, "rewards/chosen": -0.2}] * 3)
+    assert words.endswith("; set loss.image.detach=true")
+    [(_, _, words)] = run(
+        [without | {"ada/coef_chosen": 1.0}] * 3
+        + [without | {"ada/coef_chosen": 1.0, "image/margin": 0.3, "rewards/chosen": -0.2}] * 3
+    )
+    assert words.endswith("; lower loss.image.weight")
+
+
+@pytest.mark.parametrize("change", [
+    {"image/margin": 0.3, "rewards/chosen": 0.4},  # both grow: what the term is for
+    {"image/margin": 0.3, "rewards/chosen": 0.05},
+    {"image/margin": 0.05, "rewards/chosen": -0.3},
+    {"image/margin": -0.3, "rewards/chosen": -0.3},
+])  # fmt: skip
+def test_an_image_margin_alone_or_a_falling_reward_alone_raises_nothing(change: dict[str, float]) -> None:
+    assert run([SEEN] * 3 + [SEEN | change] * 5) == []
+
+
+def test_weighted_sums_are_divided_by_their_weights_and_single_answers_may_fall() -> None:
+    weighted = HEALTHY | {"logps/chosen": -400.0, "ref_logps/chosen": -380.0, "weights/effective_len": 200.0}
+    assert run([weighted] * 5) == []
+    fallen = weighted | {"logps/chosen": -450.0}
+    [(_, name, words)] = run([fallen] * 5)
+    assert name == "alarm/chosen_falls"
+    assert "0.35 nats a token" in words
+    assert run([HEALTHY | {"logps/chosen": -150.0, "kto/kl": 0.1}] * 5) == []
+
+
 def _log(margin_of: Any, count: int = LENGTH_WINDOW) -> PairLog:
     log = PairLog()
     generator = torch.Generator().manual_seed(0)
@@ -99,6 +144,11 @@ def _resumed(lines: list[dict[str, float]], checkpoint: int) -> list[tuple[int, 
 
 def test_a_resumed_run_speaks_where_an_undisturbed_one_would_and_never_twice() -> None:
     plain: dict[str, float] = {"loss": 1.0, "logps/chosen": -50.0, "len/chosen": 50.0}
+    started = [SEEN] * 3
+    away = SEEN | {"image/margin": 0.3, "rewards/chosen": -0.2}
+    whole = run([*started, *[away] * 4])
+    assert [step for step, _, _ in whole] == [6]
+    assert [_resumed([*started, *[away] * 4], checkpoint) for checkpoint in range(7)] == [whole] * 6 + [[]]
     for bad in (HEALTHY | {"rewards/margins": 31.0}, plain | {"logps/chosen": -70.0}):
         lines = [plain, bad, bad, bad, bad, bad, bad]
         whole = run(lines)

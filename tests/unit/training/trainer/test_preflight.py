@@ -19,7 +19,8 @@ from mmpref.models.logps import answer_head as head_module
 from mmpref.models.logps import shared_prefix_attention as attention_module
 from mmpref.processing import LayoutName, PairCollator
 from mmpref.processing import layout as layout_module
-from mmpref.training.trainer.preflight import Check, preflight, run_checks
+from mmpref.training.trainer.preflight import preflight, run_checks
+from mmpref.training.trainer.start_check import Check
 from tests.plain_forward import SEE_VIDEOS, SHARING, all_rows, build_deep, collator_for, stir, video_rows
 from tests.tiny_vlms import TINY, pair
 
