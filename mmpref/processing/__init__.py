@@ -11,6 +11,7 @@ from mmpref.processing.layout import LayoutName
 from mmpref.processing.length_plan import FitPlan, plan_fit
 from mmpref.processing.other_images import OtherImageSettings
 from mmpref.processing.pixels import LoadImage
+from mmpref.processing.token_weights import TokenWeightSettings
 from mmpref.processing.videos import LoadVideo
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PairBatch",
     "PairCollator",
     "PairEncoder",
+    "TokenWeightSettings",
     "Turns",
     "collate_pairs",
     "collate_prompts",

@@ -22,6 +22,12 @@ from mmpref.processing.other_images import OpenedOnce, OtherImages, OtherImageSe
 from mmpref.processing.pixels import OWN_SIZES, ImageEncoder, ImageSettings, LoadImage, blank
 from mmpref.processing.positions import Grid, continued, in_sequence, multimodal
 from mmpref.processing.rope_lengths import AS_SHORT, Reading, length_in_positions
+from mmpref.processing.token_weights import (
+    TokenWeightSettings,
+    checked_weight,
+    refuse_without_weight,
+    token_weights,
+)
 from mmpref.processing.videos import LoadVideo, Run, VideoEncoder
 from mmpref.records import ImageRef, Message, PreferencePair, PromptKey, VideoRef, VideoShape
 
@@ -54,6 +60,7 @@ class PairEncoder:
             (``length_plan.plan_fit``).
         other_image: give every pair with images another picture in the place of each; None for losses that do not look
             at one.
+        token_weights: what each token of an answer counts; None: every one 1, whatever weights rows have.
 
     Attributes:
         names_images: whether prompts get their ``image_row``; their pixels are hashed for it.
@@ -75,6 +82,7 @@ class PairEncoder:
         template_kwargs: Mapping[str, Any] | None = None,
         budgets: Mapping[PromptKey, int] | None = None,
         other_image: OtherImageSettings | None = None,
+        token_weights: TokenWeightSettings | None = None,
     ) -> None:
         if max_length is not None and max_length < 2:
             raise ValueError(f"max_length must be at least 2, got {max_length}")
@@ -85,6 +93,7 @@ class PairEncoder:
         self.names_images = False
         self.other_image = other_image
         self.epoch = 0
+        self.token_weights = token_weights
         self._processor = processor
         self.images = ImageEncoder(processor, family, images)
         self.videos = VideoEncoder(processor, family, max_pixels=video_max_pixels, cache_bytes=images.cache_bytes)
@@ -160,6 +169,7 @@ class PairEncoder:
         cut = sum(map(len, text.answers)) - sum(map(len, answers))
         self._refuse_beyond_places(pair.id, len(longer) + max(map(len, answers)))
         mismatched = self._mismatched(pair, prompt, space)
+        weights = self.weights(pair, text, space)
         return EncodedPair(
             prompt=prompt,
             chosen_ids=chosen,
@@ -175,6 +185,9 @@ class PairEncoder:
             desirable=pair.label,
             mismatched_ids=mismatched,
             mismatched_reading=AS_SHORT if mismatched is None else self._reading(prompt, mismatched),
+            chosen_weights=weights[0],
+            rejected_weights=weights[1],
+            weight=checked_weight(pair),
         )
 
     def _mismatched(self, pair: PreferencePair, prompt: EncodedPrompt, space: int | None) -> Tensor | None:
@@ -202,6 +215,21 @@ class PairEncoder:
         """The prompt of a pair with images, with another picture in the place of each."""
         opens = OtherImages.of(pair, settings, load_image, epoch=self.epoch, normal=normal_of(self._processor))
         return prompt_with(other_refs(pair, settings), opens)
+
+    def weights(self, pair: PreferencePair, text: Turns, space: int | None) -> tuple[Tensor | None, Tensor | None]:
+        """What the tokens of the chosen answer [C] and of the rejected one [R] count; None: every one 1.
+
+        Answers are compared whole, and cut to ``space`` tokens afterwards.
+
+        Raises:
+            EncodeError: weights that cannot be used, or that leave an answer without a token that counts.
+        """
+        if self.token_weights is None:
+            return None, None
+        whole = token_weights(pair, text.answers, self.token_weights, self.chat.decoded)
+        chosen, rejected = (None if one is None else one[:space] for one in whole)
+        refuse_without_weight(pair, (chosen, rejected), self.token_weights)
+        return chosen, rejected
 
     def _refuse_beyond_places(self, row_id: str, length: int) -> None:
         if (places := self.family.places) is not None and length > places:

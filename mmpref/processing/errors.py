@@ -17,7 +17,7 @@ class EncodeError(DataError):
         row_id: id of the pair or sample; empty after the way through a worker (the message names it).
         reason: one of ``too_long_prompt``, ``empty_response``, ``control_token``, ``placeholder_count``,
             ``images_in_text_model``, ``template``, ``unclosed_thought``, ``image_processing``, ``other_image``,
-            ``video``; empty as ``row_id``.
+            ``video``, ``token_weights``, ``no_weight``; empty as ``row_id``.
     """
 
     def __init__(self, message: str, *, row_id: str = "", reason: str = "") -> None:

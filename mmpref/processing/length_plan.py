@@ -172,6 +172,9 @@ class _Measure:
         space = encoder.answer_space(pair.id, total, of_images, counts=(len(pair.images), len(pair.videos)))
         if len(text.answers) > 1 and pair.has_same_images:
             encoder.refuse_identical(pair.id, text.answers, space)
+        weighting = encoder.token_weights
+        if weighting is not None and (weighting.may_leave_nothing or len(text.answers) < 2):
+            encoder.weights(pair, text, space)
         prompts = tuple(PromptLength(*length) for length in lengths)
         other = encoder.other_image is not None and bool(pair.images)
         return Fit(pair_id=pair.id, prompts=prompts, answers=answers, space=space, max_pixels=budget, other=other)

@@ -115,7 +115,7 @@ LEVELS: dict[str, list[set[str]]] = {
             "pair_fit",
             "positions",
         },
-        {"batch", "chat", "pixels", "video_settings"},
+        {"batch", "chat", "pixels", "token_weights", "video_settings"},
         {"answer_tree", "other_images", "tokenizer_parts", "videos"},
         {"encode"},
         {"layout", "length_plan", "pair_text"},

@@ -294,7 +294,7 @@ class ChatEncoder:
             is_written = end.rstrip().endswith(self._ends)  # else eos was put behind it
             pieces.append((ids if is_written else ids[:-1], answer + end))
         for place, (ids, text) in enumerate(pieces):
-            back = self._decoded(ids)
+            back = self.decoded(ids)
             if _plainly(back).casefold() == _plainly(self.template.unmark(text)).casefold():
                 if place:
                     self._note_changed(row, self.template.unmark(written.answers[place - 1][0]), back)
@@ -311,7 +311,7 @@ class ChatEncoder:
                 f"written: {given!r} becomes {written_as!r}; use the tokenizer that belongs to this model"
             )  # fmt: skip
         for ids, at_once in zip(turns.answers, whole if turns.by_text else (), strict=False):
-            apart, together = self._decoded([*start, *ids]), self._decoded(at_once)
+            apart, together = self.decoded([*start, *ids]), self.decoded(at_once)
             if not apart.startswith(together.rstrip()):  # in blanks alone: all else was compared above
                 given, written_as = around_difference(together, apart)
                 self.writer.findings.note(
@@ -337,7 +337,8 @@ class ChatEncoder:
                 f"(first seen in '{row.row_id}')"
             )  # fmt: skip
 
-    def _decoded(self, ids: Sequence[int]) -> str:
+    def decoded(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included, with the blanks that the tokenizer gives back."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def _with_opening(self, ids: list[int]) -> list[int]:

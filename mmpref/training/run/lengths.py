@@ -12,6 +12,7 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.files.hashes import Say
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.length_plan import FitPlan, plan_fit
+from mmpref.processing.token_weights import NO_WEIGHT
 from mmpref.recipe.sections import Recipe
 from mmpref.training.run.data import RunData
 
@@ -22,7 +23,7 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
     Raises:
         ConfigError: a pair is longer than the model has places for.
         DataError: nothing is left, or more pairs than ``data.max_bad_fraction`` cannot be used for another reason than
-            their length.
+            their length, or weights of their tokens that leave an answer none.
     """
     train, held_out = (
         plan_fit(
@@ -47,7 +48,7 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
         fault = RowError(str(err), reason=err.reason)
         source.quarantine_row(data.quarantine, found.file, found.row, fault, row_id=found.pair.id)
     faults = [err for _, err in [*train.set_aside, *held_out.set_aside]]
-    bad = [err for err in faults if err.reason != "too_long_prompt"]
+    bad = [err for err in faults if err.reason not in ("too_long_prompt", NO_WEIGHT)]
     total = len(data.train) + len(data.eval)
     if not train.pairs or (data.eval and not held_out.pairs) or len(bad) > recipe.data.max_bad_fraction * total:
         reasons = ", ".join(
