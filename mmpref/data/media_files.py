@@ -86,6 +86,16 @@ class MediaFiles:
         with handle:
             yield handle
 
+    def num_bytes(self, path: str) -> int:
+        """Size of the file, which is not opened."""
+        real = self.resolve(path)
+        try:
+            return real.stat().st_size
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self.fault("missing", path, f"does not exist below the {self.medium} root {self.root}") from error
+        except OSError as error:
+            raise self.fault("unreadable", path, f"cannot be read: {error.strerror or error}") from error
+
     def check_bytes(self, size: int, name: str) -> None:
         """Refuse an encoded file of that size where it is too large, or empty."""
         if size > self.max_bytes:

@@ -90,6 +90,14 @@ class RootedImages:
         """As :meth:`ImageLoader.size`."""
         return self._loader(ref).size(ref)
 
+    def num_bytes(self, ref: ImageRef) -> int:
+        """As :meth:`ImageLoader.num_bytes`."""
+        return self._loader(ref).num_bytes(ref)
+
+    def digest(self, ref: ImageRef) -> str:
+        """As :meth:`ImageLoader.digest`."""
+        return self._loader(ref).digest(ref)
+
     def _loader(self, ref: ImageRef) -> ImageLoader:
         return _of_root(self.loaders, ref.path)
 

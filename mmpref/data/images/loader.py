@@ -130,6 +130,12 @@ class ImageLoader:
                 found.update(part)
             return found.hexdigest()
 
+    def num_bytes(self, ref: ImageRef) -> int:
+        """Size of the encoded image; of a file, without opening it."""
+        if ref.path is None:
+            return len(ref.data or b"")
+        return self._files.num_bytes(ref.path)
+
     def resolve(self, path: str) -> Path:
         """The real path of an image named in a row, proved to be inside the root."""
         return self._files.resolve(path)
