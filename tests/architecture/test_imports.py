@@ -88,7 +88,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"objective"},
     ],
     "data": [
-        {"prompt_groups", "quarantine", "random_images", "single_answers", "split", "text_similarity"},
+        {"loss_facts", "prompt_groups", "quarantine", "random_images", "single_answers", "split", "text_similarity"},
         {"accepted", "media_files"},
         {"images", "placeholders", "row_values"},
         {"pair_weights", "videos"},

@@ -60,6 +60,12 @@ class Images:
     height: Quantiles
     megapixels: Quantiles
     tokens: Mapping[str, Tokens]
+    num_with_others: int
+    """Rows with ``other_images``. These are looked at and compared with benchmarks, for a loss shows them; they make no
+    row share an image with another, for no answer that is learnt is about them."""
+    num_other_sizes: int
+    """Of these, rows in which one has another size than the image in whose place it stands."""
+    other_size_examples: tuple[str, ...]
 
     def rows(self) -> list[tuple[str, str]]:
         """(question, answer) for the terminal."""
@@ -97,6 +103,12 @@ class Images:
             found.append(
                 f"{self.num_copies:,} files are copies of an image under another name (such as {first[-80:]} and "
                 f"{second[-80:]}); a split by path may put them on both sides"
+            )
+        if self.num_other_sizes:
+            found.append(
+                f"{self.num_other_sizes:,} of {self.num_with_others:,} rows have other_images of another size than "
+                f"their images (such as {', '.join(map(repr, self.other_size_examples[:2]))}): resize them, or write "
+                "`processing.other_image.resize=true`"
             )
         if self.faults:
             found.append(
@@ -138,6 +150,8 @@ class ImageTally:
         self._pairs: list[tuple[int, ...]] = []  # numbers of the images of each pair that has any
         self._prompts: list[tuple[str, ...]] = []
         self._num_places = 0
+        self._num_with_others = 0
+        self._other_sizes: list[str] = []
         self._faults: Counter[str] = Counter()
         self._first_faults: list[str] = []
 
@@ -145,20 +159,29 @@ class ImageTally:
         """Look at the images of one pair."""
         keys = tuple(self._key(image) for image in pair.images)
         every = (*keys, *(self._key(image) for image in pair.rejected_images or ()))
-        self._num_places += len(every)
+        others = tuple(self._key(image) for image in pair.other_images or ())
+        self._num_places += len(every) + len(others)
         distinct = tuple(dict.fromkeys(every))
         for key in distinct:
             self._entries[key].rows += 1
         if distinct:
             self._pairs.append(tuple(self._entries[key].number for key in distinct))
             self._prompts.append(keys)
-        return Seen(every, tuple(self._leaks(pair, distinct)))
+        if others:
+            self._compare_sizes(pair, keys, others)
+        return Seen(every, tuple(self._leaks(pair, tuple(dict.fromkeys((*every, *others))))))
+
+    def _compare_sizes(self, pair: PreferencePair, keys: tuple[str, ...], others: tuple[str, ...]) -> None:
+        sizes = [(self._entries[one].size, self._entries[other].size) for one, other in zip(keys, others, strict=True)]
+        self._num_with_others += 1
+        if any(one is not None and other is not None and one != other for one, other in sizes):
+            self._other_sizes.append(pair.id)
 
     def finish(self) -> Images:
         """What all pairs together show."""
         entries = list(self._entries.values())
         sizes = np.array([entry.size for entry in entries if entry.size], dtype=np.float64).reshape(-1, 2)
-        rows = [entry.rows for entry in entries]
+        rows = [entry.rows for entry in entries]  # 0 of one that stands in the place of others alone
         most = [max(rows[number] for number in pair) for pair in self._pairs]
         danger = [1 - HELD_OUT ** (count - 1) for count in most]
         copies = [entry for entry in entries if entry.num_paths > 1]
@@ -168,7 +191,7 @@ class ImageTally:
             by_content=self._loader is not None,
             num_copies=sum(entry.num_paths - 1 for entry in copies),
             copy_examples=tuple((entry.paths[0], entry.paths[1]) for entry in copies[:5]),
-            rows_per_image=Quantiles.of(rows),
+            rows_per_image=Quantiles.of([number for number in rows if number]),
             num_rows_sharing=sum(count > 1 for count in most),
             split_danger=float(np.mean(danger)) if danger else None,
             faults=dict(self._faults.most_common()),
@@ -177,6 +200,9 @@ class ImageTally:
             height=Quantiles.of(sizes[:, 1]),
             megapixels=Quantiles.of(sizes[:, 0] * sizes[:, 1] / 1e6),
             tokens=self._tokens() if len(sizes) else {},
+            num_with_others=self._num_with_others,
+            num_other_sizes=len(self._other_sizes),
+            other_size_examples=tuple(self._other_sizes[:5]),
         )
 
     def _tokens(self) -> dict[str, Tokens]:
@@ -243,7 +269,8 @@ class ImageTally:
     def _leaks(self, pair: PreferencePair, keys: tuple[str, ...]) -> list[Leak]:
         ids = coco_ids(pair, visual_genome=self._finder.visual_genome)
         self.num_with_coco_id += bool(ids)
-        paths = (image.path for image in (*pair.images, *(pair.rejected_images or ())) if image.path is not None)
+        every = (*pair.images, *(pair.rejected_images or ()), *(pair.other_images or ()))
+        paths = (image.path for image in every if image.path is not None)
         self.num_val_names += any(_VAL_NAME.search(path) is not None for path in paths)
         found = self._finder.by_name(pair, ids)
         if self._finder.compares_content:

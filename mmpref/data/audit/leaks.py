@@ -208,7 +208,7 @@ def _as_words(prints: Sequence[int]) -> NDArray[np.uint64]:
 def _names(pair: PreferencePair) -> Iterator[str]:
     """Every text of the pair that may name an image: paths, the id, and the texts of ``meta``."""
     frames = [frame for video in pair.videos for frame in video.frames]
-    for image in (*pair.images, *(pair.rejected_images or ()), *frames):
+    for image in (*pair.images, *(pair.rejected_images or ()), *(pair.other_images or ()), *frames):
         if image.path is not None:
             yield image.path
     for video in pair.videos:

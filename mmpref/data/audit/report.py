@@ -20,6 +20,7 @@ from mmpref.data.audit.scores import Scores, ScoreTally
 from mmpref.data.audit.text import Lengths, Repeats, Similarity, TextTally
 from mmpref.data.audit.videos import Videos, VideoTally
 from mmpref.data.images.loader import ImageLoader
+from mmpref.data.loss_facts import LossFacts, LossTally
 from mmpref.data.videos.loader import VideoLoader
 from mmpref.errors import DataError
 from mmpref.records import PreferencePair
@@ -56,6 +57,8 @@ class AuditReport:
     similarity: Similarity
     repeats: Repeats
     scores: Scores
+    loss: LossFacts
+    """How many rows say what to the loss: other images, weights, labels."""
     images: Images
     videos: Videos
     leak_summary: LeakSummary
@@ -79,9 +82,10 @@ class AuditReport:
 
     def rows(self) -> list[tuple[str, str]]:
         """(question, answer) for a table in the terminal; what was not asked or cannot be said is left out."""
-        demonstrations = f", {self.num_demonstrations} of them demonstrations" if self.num_demonstrations else ""
+        unlabelled = self.num_demonstrations - self.loss.labelled
+        demonstrations = f", {unlabelled} of them demonstrations" if unlabelled else ""
         found = [("pairs", f"{self.num_pairs:,}{demonstrations}")]
-        for part in (self.lengths, self.similarity, self.repeats, self.scores, self.images, self.videos):
+        for part in (self.lengths, self.similarity, self.repeats, self.scores, self.loss, self.images, self.videos):
             found += part.rows()
         return found + self._leak_rows()
 
@@ -165,7 +169,7 @@ def audit(
     finder = LeakFinder(
         ids=settings.benchmark_ids, folders=settings.benchmark_images, visual_genome=settings.visual_genome
     )
-    texts, scores = TextTally(seed=settings.seed), ScoreTally()
+    texts, scores, loss = TextTally(seed=settings.seed), ScoreTally(), LossTally()
     tally, video_tally = ImageTally(images, finder), VideoTally(videos)
     leaks: list[Leak] = []
     done = 0
@@ -173,6 +177,7 @@ def audit(
         seen = tally.add(pair)
         texts.add(pair, images=(*seen.keys, *video_tally.add(pair)))
         scores.add(pair)
+        loss.add(pair)
         leaks += seen.leaks
         if progress is not None:
             progress(done)
@@ -180,9 +185,10 @@ def audit(
     scored = scores.finish(
         eta=settings.eta, tau_good=settings.tau_good, scale=settings.score_scale, words=texts.word_differences()
     )
-    shown, filmed = tally.finish(), video_tally.finish()
+    shown, filmed, said = tally.finish(), video_tally.finish(), loss.finish()
     summary = _summary(finder, tally, leaks)
-    warnings = [line for part in (lengths, similarity, repeats, scored, shown, filmed) for line in part.warnings()]
+    parts = (lengths, similarity, repeats, scored, said, shown, filmed)
+    warnings = [line for part in parts for line in part.warnings()]
     warnings += _leak_warnings(summary, leaks)
     return AuditReport(
         num_pairs=done,
@@ -191,6 +197,7 @@ def audit(
         similarity=similarity,
         repeats=repeats,
         scores=scored,
+        loss=said,
         images=shown,
         videos=filmed,
         leak_summary=summary,

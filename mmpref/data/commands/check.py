@@ -17,6 +17,7 @@ from mmpref.data.accepted import Demonstrations
 from mmpref.data.commands.check_report import CheckReport
 from mmpref.data.images.decoding import Decoder, DecodeResult, Task
 from mmpref.data.loading import DEFAULT_MAX_BAD_FRACTION
+from mmpref.data.loss_facts import LossTally
 from mmpref.data.manifest import (
     QUARANTINE_FILE,
     REPORT_FILE,
@@ -130,6 +131,7 @@ class _Tally:
     inverted: int = 0
     tied: int = 0
     repeat_prompt: int = 0
+    loss: LossTally = field(default_factory=LossTally)
     low: float = float("inf")
     high: float = float("-inf")
 
@@ -148,7 +150,7 @@ class _Tally:
             fault = next((result for result in results if result is not None and result.reason), None)
             if fault is not None:
                 error = RowError(fault.detail, reason=fault.reason or "unknown")
-            elif (odd := _odd_frames(source, pair)) is not None:
+            elif (odd := _odd_frames(source, pair) or self._same_others(pair, keys, results)) is not None:
                 error = odd
             elif pair.id in self.ids:
                 error = RowError(f"the id is already that of {self.ids[pair.id]}", reason="duplicate_id")
@@ -174,6 +176,7 @@ class _Tally:
             self.listings[number].add_pair(pair, source.images)
         self.demonstrations += pair.rejected is None
         self.repeat_prompt += repeats_prompt(pair)
+        self.loss.add(pair)
         self._add_to_prompts(source, pair, keys, results)
         if pair.score_chosen is not None and pair.score_rejected is not None:
             self.scored += 1
@@ -197,6 +200,22 @@ class _Tally:
                 listing = (self.video_listings if is_video else self.listings)[number]
                 listing.add(media_name(ref.path, loader.root), result.num_bytes, result.mtime_ns, result.sha256)
                 self.images[key] = None
+
+    def _same_others(
+        self, pair: PreferencePair, keys: Sequence[_Key], results: Sequence[DecodeResult | None]
+    ) -> RowError | None:
+        """What is wrong with ``other_images`` that have other names than ``images`` and are the same files."""
+        if pair.other_images is None:
+            return None
+        contents = [
+            self.contents.get(key) or (result.sha256 if result is not None else "")
+            for key, result in zip(keys, results, strict=True)
+        ]
+        start = len(pair.images) + len(pair.rejected_images or ())
+        if not all(contents) or contents[: len(pair.images)] != contents[start : start + len(pair.images)]:
+            return None
+        detail = "'other_images' are the very files of 'images' under other names: give others, or drop the column here"
+        return RowError(detail, reason="other_images")
 
     def _add_to_prompts(
         self,
@@ -244,6 +263,7 @@ class _Tally:
             scored=self.scored,
             scores=scores if self.scored else {},
             repeat_prompt=self.repeat_prompt,
+            loss=self.loss.finish(),
             prompts=self.prompts.finish(),
             sources=dict(self.sources),
             left_over=dict(quarantine.left_over.most_common()),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mmpref.data.loss_facts import LossFacts
 from mmpref.data.prompt_groups import PromptGroups
 from mmpref.data.quarantine import QuarantinedRow, Skip
 
@@ -44,6 +45,8 @@ class CheckReport:
     """Lowest and highest score, and the counts ``inverted`` (chosen below rejected) and ``tied``."""
     repeat_prompt: int
     """Pairs used whose answers all begin with the whole question; the model would learn to repeat it."""
+    loss: LossFacts
+    """How many of the pairs used say what to the loss: other images, weights, labels."""
     prompts: PromptGroups
     """Which of the pairs used share a prompt or an answer, and where they do not agree."""
     sources: dict[str, int]
@@ -112,8 +115,9 @@ class CheckReport:
         if self.scores:
             facts.append(("scores", f"{self.scores['lowest']:g} to {self.scores['highest']:g}"))
             facts.append(("inverted, tied", f"{self.scores['inverted']:,}, {self.scores['tied']:,}"))
-        if self.demonstrations:
-            facts.append(("demonstrations", f"{self.demonstrations:,}"))
+        if self.demonstrations > self.loss.labelled:
+            facts.append(("demonstrations", f"{self.demonstrations - self.loss.labelled:,}"))
+        facts += self.loss.rows()
         facts += [
             ("not read, in meta" if not place else "", f"{name[:40]} ({count:,} rows)")
             for place, (name, count) in enumerate(self.left_over.items())
@@ -131,10 +135,9 @@ class CheckReport:
                 f"the answers of {self.repeat_prompt:,} pairs begin with the whole question, which the model would "
                 "learn to repeat: cut it off"
             )
-        if 0 < self.scored < self.used:
-            found.append(
-                f"{self.used - self.scored:,} pairs have no scores, which Uni-DPO's quality weight does not take"
-            )
+        comparable = self.used - self.loss.labelled
+        if 0 < self.scored < comparable:
+            found.append(f"{comparable - self.scored:,} pairs have no scores, which Uni-DPO's quality weight does not take")
         equal = [row for row in self.quarantined_rows if row.reason == "identical_pair"]
         if equal:
             named = ", ".join(repr(row.id) for row in equal[:5])
@@ -145,7 +148,7 @@ class CheckReport:
                 else "pairs have one text as both answers and are"
             )
             found.append(f"{len(equal):,} {pairs} left out: {named}{more}")
-        return found + self.prompts.warnings()
+        return found + self.loss.warnings() + self.prompts.warnings()
 
 
 def _listed(counts: Mapping[int, int]) -> str:

@@ -21,10 +21,10 @@
     card.margin = card.scores ? card.scores[0] - card.scores[1] : null;
     card.length = card.words && card.words[1] !== null && card.words[1] !== undefined ? card.words[0] - card.words[1] : null;
     card.longest = card.words ? Math.max(card.words[0], card.words[1] || 0) : 0;
-    card.faults = (card.images || []).concat(card.rejectedImages || [], ...(card.videos || [])).filter((at) => images[at].reason);
+    card.faults = (card.images || []).concat(card.rejectedImages || [], card.otherImages || [], ...(card.videos || [])).filter((at) => images[at].reason);
     const texts = [card.id, card.source, card.reason, card.detail, card.place, card.prefix, joined(card.chosen), joined(card.rejected)];
     for (const turn of card.prompt || []) texts.push(...turn.slice(1));
-    for (const at of (card.images || []).concat(...(card.videos || []))) texts.push(images[at].name);
+    for (const at of (card.images || []).concat(card.otherImages || [], ...(card.videos || []))) texts.push(images[at].name);
     card.searched = texts.filter(Boolean).join("\n").toLowerCase();
   });
 
@@ -38,7 +38,11 @@
     ["longer", "chosen is longer", (card) => card.length > 0],
     ["shorter", "chosen is shorter", (card) => card.length !== null && card.length < 0],
     ["broken", "images or videos that cannot be opened", (card) => card.faults.length > 0],
-    ["demonstration", "demonstrations", (card) => card.kind === "pair" && !card.rejected],
+    ["demonstration", "demonstrations", (card) => card.kind === "pair" && !card.rejected && card.label === undefined],
+    ["desirable", "desirable answers", (card) => card.label === true],
+    ["undesirable", "undesirable answers", (card) => card.label === false],
+    ["other", "pairs with another image", (card) => Boolean(card.otherImages)],
+    ["weighted", "weighted rows", (card) => card.weight !== undefined || Boolean(card.answerWeights)],
   ];
   const byValue = (key, sign) => (a, b) => {
     const left = a[key], right = b[key];
@@ -152,10 +156,11 @@
   };
   const answer = (card, side) => {
     const place = side === "chosen" ? 0 : 1;
-    const box = make("section", side), head = make("h3", "", side === "chosen" ? "Chosen" : "Rejected");
+    const box = make("section", side), head = make("h3", "", side === "rejected" ? "Rejected" : card.label === undefined ? "Chosen" : "Answer");
     const facts = [];
     if (card.scores) facts.push(`score ${number.format(card.scores[place])}`);
     facts.push(`${number.format(card.words[place])} ${card.words[place] === 1 ? "word" : "words"}`);
+    if (card.answerWeights && card.answerWeights[place]) facts.push(card.answerWeights[place]);
     if (card.characters) facts.push(`${number.format(card.characters[place])} characters`);
     head.append(make("span", "facts", facts.join(" · ")));
     box.append(head);
@@ -181,7 +186,9 @@
     if (card.margin !== null) flag(card.margin < 0 ? "bad" : card.margin === 0 ? "odd" : "plain", card.margin < 0 ? `inverted, margin ${signed(card.margin)}` : card.margin === 0 ? "tied" : `margin ${signed(card.margin)}`);
     if (card.length !== null) flag("plain", card.length === 0 ? "same length" : `chosen ${signed(card.length)} ${Math.abs(card.length) === 1 ? "word" : "words"}`);
     if (card.alike >= 0.9) flag("odd", "nearly identical");
-    if (card.kind === "pair" && !card.rejected) flag("plain", "demonstration");
+    if (card.label !== undefined) flag(card.label ? "plain" : "odd", card.label ? "desirable" : "undesirable");
+    else if (card.kind === "pair" && !card.rejected) flag("plain", "demonstration");
+    if (card.weight !== undefined) flag(card.weight ? "plain" : "odd", `weight ${number.format(card.weight)}`);
     if (card.faults.length) flag("bad", images[card.faults[0]].reason);
     node.append(head);
     if (card.kind === "quarantined") {
@@ -193,12 +200,13 @@
     if (card.images.length || videos.length) {
       const media = make("div", "media");
       if (card.images.length) media.append(album(card.images, "Image"));
+      if (card.otherImages) media.append(album(card.otherImages, "Other image, compared with it"));
       videos.forEach((frames, place) => {
         const strip = album(frames, videos.length > 1 ? `Video ${place + 1}, frame` : "Frame");
         strip.classList.add("frames");
         media.append(strip);
       });
-      body.append(videos.length ? media : media.firstChild);
+      body.append(videos.length || card.otherImages ? media : media.firstChild);
     }
     const words = make("div", "words"), prompt = make("div", "prompt");
     const plain = card.prompt.length === 1;

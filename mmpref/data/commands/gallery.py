@@ -25,7 +25,7 @@ from mmpref.data.quarantine import QuarantinedRow, RowError, where_is
 from mmpref.data.text_similarity import Piece, count_words, edit_similarity, mark_differences, words
 from mmpref.data.videos.loader import VideoLoader
 from mmpref.files.writing import write_text
-from mmpref.records import ImageRef, Message, PreferencePair, VideoRef
+from mmpref.records import AnswerWeight, ImageRef, Message, PreferencePair, VideoRef
 from mmpref.version import __version__
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ TINY_SIDE = 96
 
 MAX_CHARACTERS = 20_000
 """Longer texts are cut, and the page says so."""
+
+NAMED_SPANS = 5
+"""Of more spans with weights, as many are named."""
 
 LEAST_SHARED = 0.15
 """Answers that share less than this (edit similarity) are shown without marks: everything would be marked."""
@@ -159,6 +162,15 @@ def _pair(pair: PreferencePair, album: _Album) -> dict[str, Any]:
     }
     if pair.videos:
         card["videos"] = [album.frames(video) for video in pair.videos]
+    if pair.other_images is not None:
+        card["otherImages"] = [album.place(image) for image in pair.other_images]
+    if pair.weight != 1:
+        card["weight"] = pair.weight
+    if pair.label is not None:
+        card["label"] = pair.label
+    weights = [(pair.chosen_weight, pair.chosen), (pair.rejected_weight, pair.rejected or "")]
+    if any(weight is not None for weight, _ in weights):
+        card["answerWeights"] = [None if weight is None else _weights(weight, text) for weight, text in weights]
     if pair.response_prefix:
         card["prefix"] = _cut(pair.response_prefix)
     more = {**({"template_kwargs": pair.template_kwargs} if pair.template_kwargs else {}), **pair.meta}
@@ -182,6 +194,15 @@ def _pair(pair: PreferencePair, album: _Album) -> dict[str, Any]:
     if len(scores) == 2:
         card["scores"] = scores
     return card
+
+
+def _weights(weight: AnswerWeight, answer: str) -> str:
+    """What the tokens of an answer count, in words."""
+    if not isinstance(weight, tuple):
+        return f"tokens count {weight:g}"
+    named = [f"{_text(answer[span.start : span.end])[:40]!r} counts {span.weight:g}" for span in weight[:NAMED_SPANS]]
+    more = [f"{len(weight) - NAMED_SPANS} more"] if len(weight) > NAMED_SPANS else []
+    return ", ".join([*named, *more])
 
 
 def _quarantined(row: QuarantinedRow) -> dict[str, Any]:

@@ -94,6 +94,11 @@ def test_the_images_of_the_rejected_side_count():
     assert set(coco_ids(shown)) == {1171}
 
 
+def test_images_that_a_loss_compares_with_count():
+    shown = pair("a.jpg", other_images=(ImageRef(path="000000001171.jpg"),))
+    assert set(coco_ids(shown)) == {1171}
+
+
 def test_meta_without_end_does_not_hang():
     meta: dict = {}
     meta["self"] = meta

@@ -12,7 +12,8 @@ from PIL import Image
 
 from mmpref.data.audit import AuditSettings, audit
 from mmpref.data.images.loader import ImageLoader
-from mmpref.records import ImageRef, PreferencePair, user_turn
+from mmpref.data.loss_facts import Range
+from mmpref.records import ImageRef, PreferencePair, WeightSpan, user_turn
 
 
 def pair(name: str, chosen: str = "a cat", rejected: str | None = "a dog", **changes) -> PreferencePair:
@@ -307,3 +308,58 @@ def test_the_keys_of_the_written_report_are_those_of_earlier_files():
         for tokens in report["images"]["tokens"].values()
     )
     assert "benchmark_pictures" in report["leak_summary"]
+
+
+# --- what is said to the loss ----------------------------------------------------------------------------------------
+def plain(width: int, color: int = 0) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, 20), (color, 0, 0)).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_labels_weights_and_other_images_are_counted():
+    spans = (WeightSpan(0, 1, 0.0), WeightSpan(2, 5, 4.0))
+    pairs = [
+        pair("a", images=[plain(20)], other_images=(ImageRef(data=plain(20, 9)),), weight=0.5, chosen_weight=spans),
+        pair("b", images=[plain(20, 1)], other_images=(ImageRef(data=plain(30)),), weight=0.0, rejected_weight=0.25),
+        pair("c", images=[plain(20, 2)], weight=3.0),
+        pair("good", rejected=None, label=True),
+        pair("bad", rejected=None, label=False),
+        pair("bad too", rejected=None, label=False),
+        pair("demo", rejected=None),
+    ]
+    report = audit(pairs, images=ImageLoader(None))
+    said = report.loss
+    assert (said.labelled, said.desirable, said.other_images, said.with_images) == (3, 1, 2, 3)
+    assert (said.weights, said.weights_of_nothing) == (Range(count=3, lowest=0.0, highest=3.0), 1)
+    assert said.chosen_weights == Range(count=1, lowest=0.0, highest=4.0)
+    assert said.rejected_weights == Range(count=1, lowest=0.25, highest=0.25)
+    rows = dict(report.rows())
+    assert rows["pairs"] == "7, 1 of them demonstrations"
+    assert rows["single answers"] == "3 with a label, 1 desirable (33.3%)"
+    assert rows["other images"] == "2 of 3 rows with images"
+    assert rows["row weights"] == "0 to 3 in 3 rows, else 1"
+    assert rows["chosen_weight of tokens"] == "0 to 4 in 1 rows"
+    assert rows["rejected_weight of tokens"] == "0.25 in 1 rows"
+    told = "\n".join(report.warnings)
+    assert "1 of 2 rows have other_images of another size than their images (such as 'b')" in told
+    assert "`processing.other_image.resize=true`" in told
+    assert "1 rows with images have no other_images, and others have" in told
+    assert "1 rows have weight 0" in told
+
+
+def test_labels_that_are_all_the_same_are_told():
+    for label, word in ((True, "true"), (False, "false")):
+        report = audit([pair("a", rejected=None, label=label)], images=None)
+        assert any(f"all 1 single answers is {word}" in line for line in report.warnings)
+
+
+def test_other_images_make_no_row_share_an_image_and_are_looked_at():
+    """Two rows whose other image is the picture of a third: a split by row keeps their own pictures apart."""
+    common = ImageRef(data=plain(20, 7))
+    pairs = [pair(str(n), images=[plain(20, n)], other_images=(common,)) for n in range(3)]
+    found = audit([*pairs, pair("third", images=[plain(20, 7)])], images=ImageLoader(None)).images
+    assert (found.num_places, found.num_distinct, found.num_rows_sharing) == (7, 4, 0)
+    assert (found.split_danger, found.num_with_others, found.num_other_sizes) == (0.0, 3, 0)
+    broken = pair("b", images=[plain(20)], other_images=(ImageRef(data=b"no image"),))
+    assert audit([broken], images=ImageLoader(None)).images.faults == {"image_decode": 1}

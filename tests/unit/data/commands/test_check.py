@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -469,3 +470,63 @@ def test_the_manifest_hash_is_of_the_data_and_not_of_its_place(folder: Path, tmp
     Image.new("RGB", (64, 64)).save(buffer, "PNG")
     (elsewhere / "good.png").write_bytes(buffer.getvalue())
     assert run(elsewhere / "rows.jsonl", tmp_path / "c", max_bad_fraction=1).manifest["hash"] != first
+
+
+def test_other_images_that_are_copies_of_the_first_ones_are_quarantined(folder: Path, tmp_path: Path) -> None:
+    (folder / "copy.png").write_bytes((folder / "good.png").read_bytes())
+    data = base64.b64encode((folder / "good.png").read_bytes()).decode()
+    path = write(
+        folder,
+        [
+            row("first", other_images=["whole.jpg"]),
+            row("copy", other_images=["copy.png"]),
+            row("copy again", other_images=["copy.png"]),
+            row("embedded", images=[{"bytes": data}], other_images=["copy.png"]),
+            row("broken", other_images=["cut50.jpg"]),
+            row("absent", other_images=["absent.png"]),
+            row("last", images=["copy.png"], other_images=["whole.jpg"]),
+        ],
+    )
+    report = run(path, tmp_path / "out")
+    assert report.reasons == {"other_images": 3, "image_decode": 1, "image_missing": 1}
+    assert report.loss.other_images == 2
+    assert report.images == 3, "images of a loss are decoded and counted like the others"
+    assert ("other images", "2 of 2 rows with images") in report.rows()
+
+
+def test_the_manifest_proves_other_images_and_what_is_said_to_the_loss(folder: Path, tmp_path: Path) -> None:
+    path = write(folder, [row("a", other_images=["whole.jpg"], weight=2.0)])
+    run(path, tmp_path / "out")
+    source = open_pairs(path)
+
+    def look() -> None:
+        checked = verify(tmp_path / "out", [source], demonstrations=False)
+        pairs = [found.pair for found in source.pairs(Quarantine(), demonstrations=False)]
+        checked.verify_images([source], [pairs], full=True)
+
+    look()
+    with (folder / "whole.jpg").open("ab") as handle:
+        handle.write(b"\0")
+    with pytest.raises(DataError, match="the images of"):
+        look()
+
+
+def test_labelled_answers_are_checked_for_the_loss_that_reads_them(folder: Path, tmp_path: Path) -> None:
+    single = {"rejected": ..., "score_chosen": ..., "score_rejected": ...}
+    rows: list[Row | bytes] = [
+        row("pair"),
+        row("good", label=True, **single),
+        row("bad", label=False, **single),
+        row("demo", **single),
+    ]
+    path = write(folder, rows)
+    report = run(path, tmp_path / "out", demonstrations="labelled")
+    assert (report.used, report.reasons, report.loss.labelled, report.loss.desirable) == (3, {"no_label": 1}, 2, 1)
+    assert ("single answers", "2 with a label, 1 desirable (50.0%)") in report.rows()
+    assert not [line for line in report.warnings() if "have no scores" in line], "a single answer needs no score"
+    assert run(path, tmp_path / "sft", demonstrations=True).reasons == {"undesirable": 1}
+    assert run(path, tmp_path / "dpo").reasons == {"single_answer": 2, "no_rejected": 1}
+    with pytest.raises(DataError, match=r"run mmpref data check without --labelled"):
+        verify(tmp_path / "out", [open_pairs(path)], demonstrations=False)
+    with pytest.raises(DataError, match=r"run mmpref data check with --labelled"):
+        verify(tmp_path / "dpo", [open_pairs(path)], demonstrations="labelled")

@@ -15,7 +15,7 @@ from PIL import Image
 from mmpref.data.commands.gallery import THUMBNAIL_SIDE, build_gallery
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.quarantine import QuarantinedRow
-from mmpref.records import ImageRef, PreferencePair, user_turn
+from mmpref.records import ImageRef, PreferencePair, WeightSpan, user_turn
 
 EVIL = "</script><script>document.title='bad'</script><img src=x onerror=alert(1)>\u2028 &amp; \x00\x1b[31m"
 
@@ -160,6 +160,29 @@ def test_the_images_of_the_rejected_side_are_shown_there(tmp_path):
     shown = pair(images=(ImageRef(data=b"a"),), rejected_images=(ImageRef(data=b"b"),))
     _, data = write(tmp_path, [shown])
     assert (data["cards"][0]["images"], data["cards"][0]["rejectedImages"]) == ([0], [1])
+
+
+def test_what_is_said_to_the_loss_is_shown(tmp_path):
+    shown = pair(
+        images=(ImageRef(data=b"a"),),
+        other_images=(ImageRef(data=b"b"),),
+        weight=0.5,
+        chosen="a red cup",
+        chosen_weight=(WeightSpan(2, 5, 4.0), WeightSpan(6, 9, 0.0)),
+    )
+    single = pair(1, rejected=None, label=False)
+    many = pair(2, chosen="abcdefgh", chosen_weight=tuple(WeightSpan(n, n + 1, 2.0) for n in range(7)))
+    halved = pair(3, rejected_weight=0.5)
+    page, data = write(tmp_path, [shown, single, many, halved, pair(4)])
+    first, second, third, fourth, plain = data["cards"]
+    assert (first["otherImages"], first["weight"]) == ([1], 0.5)
+    assert first["answerWeights"] == ["'red' counts 4, 'cup' counts 0", None]
+    assert (second["label"], "rejected" in second) == (False, False)
+    assert third["answerWeights"][0].endswith("'e' counts 2, 2 more")
+    assert fourth["answerWeights"] == [None, "tokens count 0.5"]
+    assert not {"otherImages", "weight", "label", "answerWeights"} & plain.keys()
+    for key in ("otherImages", "weight", "label", "answerWeights"):
+        assert f"card.{key}" in page
 
 
 def test_too_many_pairs_are_thinned_evenly_and_counted(tmp_path):
