@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmpref.data.accepted import accepted_for
 from mmpref.data.opening import frame_rule, recipe_sources, videos_of
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import CheckpointError, ConfigError, DataError
@@ -170,7 +171,8 @@ def _refuse_other_base(run: Path, recipe: Recipe, say: Say) -> None:
 
 def _some_pairs(recipe: Recipe, count: int) -> tuple[list[PreferencePair], Any, LoadVideo]:
     sources, _, images = recipe_sources(recipe.data, frame_rule(recipe.processing))
-    demonstrations = not objective_of(recipe).needs_rejected
+    objective = objective_of(recipe)
+    demonstrations = accepted_for(needs_rejected=objective.needs_rejected, needs_labels=objective.needs_labels)
     found = itertools.chain.from_iterable(
         source.pairs(Quarantine(), demonstrations=demonstrations) for source in sources
     )

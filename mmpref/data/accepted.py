@@ -60,3 +60,13 @@ def accepted_by(*, demonstrations: bool, labelled: bool) -> Demonstrations:
     if demonstrations and labelled:
         raise ConfigError("--demonstrations is for the sft loss and --labelled for kto; give one of them")
     return "labelled" if labelled else demonstrations
+
+
+def accepted_for(*, needs_rejected: bool, needs_labels: bool) -> Demonstrations:
+    """What a loss trains on beside pairs.
+
+    Args:
+        needs_rejected: it compares two answers.
+        needs_labels: it trains on single answers that are desirable or not.
+    """
+    return "labelled" if needs_labels else not needs_rejected

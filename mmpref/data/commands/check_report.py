@@ -137,7 +137,9 @@ class CheckReport:
             )
         comparable = self.used - self.loss.labelled
         if 0 < self.scored < comparable:
-            found.append(f"{comparable - self.scored:,} pairs have no scores, which Uni-DPO's quality weight does not take")
+            found.append(
+                f"{comparable - self.scored:,} pairs have no scores, which Uni-DPO's quality weight does not take"
+            )
         equal = [row for row in self.quarantined_rows if row.reason == "identical_pair"]
         if equal:
             named = ", ".join(repr(row.id) for row in equal[:5])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmpref.data.accepted import Demonstrations
+from mmpref.data.accepted import Demonstrations, accepted_for
 from mmpref.data.commands.next_steps import (
     advice,
     advice_on_ids,
@@ -78,7 +78,7 @@ def load_data(
     """
     section = recipe.data
     train_sources, eval_sources, images = recipe_sources(section, frame_rule(recipe.processing))
-    demonstrations = not objective.needs_rejected
+    demonstrations = accepted_for(needs_rejected=objective.needs_rejected, needs_labels=objective.needs_labels)
     checked = None
     if section.manifest is not None:
         checked = verify(section.manifest, train_sources, demonstrations=demonstrations)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmpref.data.accepted import accepted_for
 from mmpref.data.image_check import ImageCheck
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.loading import load_each
@@ -162,7 +163,7 @@ def as_pairs(
     source = open_pairs(pairs, root=root)
     (found,) = load_each(
         [source],
-        allow_demonstrations=not objective.needs_rejected,
+        allow_demonstrations=accepted_for(needs_rejected=objective.needs_rejected, needs_labels=objective.needs_labels),
         quarantine=Quarantine(),
         find_broken=ImageCheck(),
     )
