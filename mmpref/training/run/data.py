@@ -25,6 +25,7 @@ from mmpref.data.mixture import RootedImages, RootedVideos, repeat
 from mmpref.data.opening import frame_rule, recipe_sources, videos_of, weights
 from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.single_answers import describe_single_answers, single_answers
 from mmpref.data.split import split_by_image
 from mmpref.data.verification import describes, verify
 from mmpref.data.videos.loader import VideoLoader
@@ -70,7 +71,7 @@ def load_data(
         objective: says whether an answer alone is a row, and whether scores are needed.
         quarantine: gets the rows that are not used, and the counts.
         world: the processes that share the decoding; all must call this together.
-        say: called with the number of images that were decoded.
+        say: called with the number of images that were decoded, and of single answers where the loss takes those.
 
     Raises:
         DataError: rows that cannot be used, beyond what ``data.max_bad_fraction`` allows, and whatever else makes the
@@ -107,13 +108,17 @@ def load_data(
         eval_hashes = _hashes(section.eval, eval_sources, eval_lists)
         evaluated = [pair for found in eval_lists for pair in found]
     elif section.held_out:
-        lists, evaluated = _hold_out(lists, section.held_out, recipe.seed)
+        lists, evaluated = _hold_out(lists, section.held_out, recipe.seed, all_rows=objective.needs_labels)
     pairs = [
         pair
         for found, weight in zip(lists, weights(section), strict=True)
         for pair in (found if weight == 1 else repeat(found, weight, seed=recipe.seed))
     ]
     _refuse_trained_pairs(pairs, evaluated)
+    if objective.needs_labels:
+        pairs, evaluated = (single_answers(found, seed=recipe.seed) for found in (pairs, evaluated))
+        if say is not None:
+            say(describe_single_answers(pairs, **objective.settings["kto"]))
     if objective.requires_scores:
         _refuse_missing_scores([*pairs, *evaluated], objective)
     manifest = None if checked is None else checked.hash
@@ -186,13 +191,14 @@ def _refuse_missing_scores(pairs: Sequence[PreferencePair], objective: Objective
 
 
 def _hold_out(
-    lists: Sequence[list[PreferencePair]], share: float, seed: int
+    lists: Sequence[list[PreferencePair]], share: float, seed: int, *, all_rows: bool
 ) -> tuple[list[list[PreferencePair]], list[PreferencePair]]:
     """Split by image over all sources together, before pairs are repeated by weight."""
     _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
     taken = {pair.id for pair in evaluated}
     kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
-    evaluated = [pair for pair in evaluated if pair.rejected is not None] or evaluated  # margins where there are any
+    if not all_rows:  # margins where there are any
+        evaluated = [pair for pair in evaluated if pair.rejected is not None] or evaluated
     if not any(kept) or not evaluated:
         raise ConfigError(
             f"data.held_out={share:g} leaves nothing on one side: "

@@ -47,7 +47,8 @@ class FirstStep(TrainerCallback):
         trainer, ready = self._trainer, self._ready
         for check in preflight(
             trainer.model_wrapped,
-            trainer.collator.with_features(None),  # which blank images to see whether the model looks at them
+            # no kept features: it blanks images to see whether the model looks at them
+            trainer.collator.with_features(None).changed(need_mismatched=False),
             ready.train.pairs,
             trainer.reference,
             device=trainer.args.device,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from mmpref.data.single_answers import with_mismatched
 from mmpref.errors import ConfigError
 from mmpref.files.hashes import Say
 from mmpref.losses.objective import Objective
@@ -92,6 +93,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     if note := describe_quarantined(data.quarantine.rows):
         say(note)
     train, held_out = fit_data(recipe, data, encoder, say)
+    if objective.needs_labels:  # no answer of a row that was set aside
+        train.pairs, held_out.pairs = (with_mismatched(plan.pairs, seed=recipe.seed) for plan in (train, held_out))
     for note in encoder.chat.notes.values():
         say(f"template: {note}")
     rows = f"{len(train.pairs)} pairs, {len(data.quarantine)} rows in quarantine"
@@ -114,6 +117,7 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
         data.videos,
         layout=layout.name,
         need_rejected=objective.needs_rejected,
+        need_mismatched=objective.needs_kl,
         row_tokens=recipe.processing.row_tokens,
         keyed=recipe.reference.kind == "cache" and objective.needs_reference,
     )

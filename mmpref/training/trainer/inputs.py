@@ -17,6 +17,7 @@ from mmpref.data.loading import load_each
 from mmpref.data.opening import open_pairs
 from mmpref.data.pair_source import all_files
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.single_answers import single_answers
 from mmpref.data.videos.loader import VideoLoader
 from mmpref.errors import ConfigError
 from mmpref.losses.objective import Objective
@@ -68,11 +69,12 @@ class TrainerInputs:
     source: str | Path | None
 
     @classmethod
-    def of(cls, given: Given, options: TrainerOptions, *, autocast: torch.dtype | None) -> TrainerInputs:
+    def of(cls, given: Given, options: TrainerOptions, *, autocast: torch.dtype | None, seed: int = 0) -> TrainerInputs:
         """Load what was given by its path, and make what was not given.
 
         Args:
             autocast: the half precision that training computes in; None for float32.
+            seed: of what a loss of single answers draws (:func:`as_rows_of`).
 
         Raises:
             ConfigError: something is missing, not there, or does not fit the model; held-out images below another
@@ -87,10 +89,13 @@ class TrainerInputs:
         held_out, root_of_held_out = as_pairs(given.eval_pairs, objective, options.image_root)
         if not pairs:
             raise ConfigError("there are no pairs to train on")
+        pairs, held_out = (as_rows_of(objective, found, seed=seed) for found in (pairs, held_out))
         collator = options.collator
         if collator is None:
             _refuse_another_root(held_out, root_of_held_out, options.image_root or root)
             collator = as_collator(loaded, objective, options.image_root or root)
+        if objective.needs_labels:
+            collator = collator.changed(need_rejected=False, need_mismatched=objective.needs_kl)
         reference = options.reference
         if objective.needs_reference and reference is None:
             if loaded is None:
@@ -168,6 +173,18 @@ def as_pairs(
         find_broken=ImageCheck(),
     )
     return found, None if source.images is None else source.images.root
+
+
+def as_rows_of(objective: Objective, pairs: Sequence[PreferencePair], *, seed: int) -> list[PreferencePair]:
+    """The pairs as the objective compares them: for a loss of single answers each answer by itself, with its label and
+    a mismatched answer, which is drawn where not every row has one; else as they are.
+
+    Raises:
+        DataError: rows that no single answers can be made of.
+    """
+    if not objective.needs_labels or all(pair.mismatched is not None for pair in pairs):
+        return list(pairs)
+    return single_answers(pairs, seed=seed)
 
 
 def _refuse_another_root(held_out: Sequence[PreferencePair], root: Path | None, opened: Path | None) -> None:

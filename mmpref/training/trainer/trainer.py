@@ -18,7 +18,7 @@ What differs from the stock Trainer, and nothing else:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from mmpref.losses import LossOutput, PairLogps
 from mmpref.losses.objective import Objective
 from mmpref.models.adapters.weights import plain_name
 from mmpref.models.logps.pair_logps import pair_logps
+from mmpref.models.logps.reference import Reference, eval_mode
 from mmpref.models.logps.router_balance import find_routers
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import PairBatch
@@ -44,7 +45,7 @@ from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World
 from mmpref.training.parallel.zero import refuse_other_way
 from mmpref.training.trainer.checkpointer import Checkpointer
-from mmpref.training.trainer.inputs import AdapterOrFolder, Given, Model, PairsOrFile, TrainerInputs
+from mmpref.training.trainer.inputs import AdapterOrFolder, Given, Model, PairsOrFile, TrainerInputs, as_rows_of
 from mmpref.training.trainer.learning import refuse_balance_without_graph
 from mmpref.training.trainer.loaders import Loaders, Pairs
 from mmpref.training.trainer.memory_errors import (
@@ -67,6 +68,7 @@ from mmpref.training.trainer.recorder import StatsRecorder
 from mmpref.training.trainer.signals import StopAtStepEnd
 from mmpref.training.trainer.swallowed import SwallowedUpdates
 from mmpref.training.trainer.train_mode import use_cache_kept
+from mmpref.training.trainer.update_constants import UpdateConstants
 from mmpref.training.trainer.update_watch import UpdateWatch, describe_batch
 
 
@@ -90,6 +92,7 @@ class PreferenceTrainer(Trainer):
         objective, reference, collator: as they are used.
         recorder: per-pair statistics; ``pair_log`` and ``eval_log`` are its tables.
         loaders: batches of this process.
+        constants: what the loss takes as constants from all pairs of an update.
         nonfinite: what becomes of an update with a loss or gradient that is not finite.
         checkpointer: writes and reads checkpoints and the result.
         signals, swallowed: callbacks of the trainer's own.
@@ -114,7 +117,7 @@ class PreferenceTrainer(Trainer):
         options = (options or TrainerOptions()).with_former_keywords(former)
         half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
         given = Given(model=model, objective=objective, train_pairs=train_pairs, eval_pairs=eval_pairs, adapter=adapter)
-        inputs = TrainerInputs.of(given, options, autocast=half)
+        inputs = TrainerInputs.of(given, options, autocast=half, seed=args.seed)
         args = own_arguments(args)
         self.world = World.of(args)
         self.objective, self.reference = inputs.objective, inputs.reference
@@ -151,6 +154,7 @@ class PreferenceTrainer(Trainer):
         self.swallowed = SwallowedUpdates(self.log)
         self.recorder = StatsRecorder(self.world.gather)
         self.watch = UpdateWatch()
+        self.constants = UpdateConstants(self.objective, self.world)
         self.nonfinite = NonFinitePolicy(
             self,
             world=self.world,
@@ -173,6 +177,7 @@ class PreferenceTrainer(Trainer):
         )
         self.add_callback(self.signals)
         self.add_callback(self.swallowed)
+        self.add_callback(self.constants)
 
     @property
     def pair_log(self) -> PairLog:
@@ -195,7 +200,8 @@ class PreferenceTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, LossOutput]:
         """Sum of the objective over this micro-batch, divided by the pairs of the update."""
         self.watch.enter(inputs)
-        logps = self._logps(model, inputs)
+        logps = self._logps(model, inputs, self.constants.reference(self._reference))
+        logps = self.constants.added(logps, inputs.counted)
         try:
             output, without_weight = self._objective(logps, inputs)
         except NonFiniteError as err:
@@ -217,9 +223,33 @@ class PreferenceTrainer(Trainer):
         found: AbstractContextManager[Any] = self.accelerator.autocast()
         return found
 
-    def _logps(self, model: nn.Module, batch: PairBatch) -> PairLogps:
-        reference = self.reference if self.objective.needs_reference else None
+    @property
+    def _reference(self) -> Reference | None:
+        return self.reference if self.objective.needs_reference else None
+
+    def _logps(self, model: nn.Module, batch: PairBatch, reference: Reference | None) -> PairLogps:
         return pair_logps(model, batch, reference=reference, routers=self._routers)
+
+    @property
+    def _unwrapped(self) -> nn.Module:
+        """The model for a forward that no backward follows."""
+        found: nn.Module = self.model_wrapped if self.world.is_deepspeed else self._wrap_model(self.model, False)
+        return found
+
+    def _looked_at(self, batch: PairBatch, doing: str) -> PairLogps:
+        """Log-probs that the update under way, or an evaluation, takes constants from."""
+        self.watch.enter(batch)
+        self.world.report_progress(self.state.global_step + 1, doing, batch.counted_ids)
+        model = self._unwrapped
+        try:
+            with torch.no_grad(), eval_mode(model), self.compute_loss_context_manager():
+                found = pair_logps(model, self._prepare_inputs(batch), reference=self._reference)
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+            raise self._out_of_memory(f"{doing} on {self.watch.last_described()}", Where.FORWARD) from err
+        torch.clear_autocast_cache()  # half-precision copies of weights made here would carry no gradient
+        return found
 
     def _objective(self, logps: PairLogps, batch: PairBatch) -> tuple[LossOutput, Tensor]:
         """The objective of the pairs that count, and a zero that keeps the graph of those that do not."""
@@ -281,13 +311,23 @@ class PreferenceTrainer(Trainer):
     def _get_num_items_in_batch(
         self, batch_samples: list[Sequence[PairBatch]], device: torch.device
     ) -> Tensor | int | None:
-        self.watch.begin()
+        if self.constants.needs_shift:
+            self._settle()
         self.nonfinite.begin()
         self.world.report_progress(self.state.global_step + 1, "waiting for the others' batches", ())
         batch_samples[:] = self.loaders.pad_to_longest_rank(batch_samples)
         [pairs] = self.world.sum_over_ranks([sum(part.counted for parts in batch_samples for part in parts)])
         self.pairs_done += pairs
+        step = self.state.global_step + 1
+        batch_samples[:] = self.constants.begin(batch_samples, pairs, step, self._looked_at)
+        self.watch.begin()
         return pairs
+
+    def _settle(self) -> None:
+        """The last update is made or left out."""
+        self.nonfinite.settle()
+        left_out = self.nonfinite.last_was_skipped or self.accelerator.optimizer_step_was_skipped
+        self.constants.settle(self.state.global_step, left_out=left_out)
 
     def _prepare_inputs(self, inputs: PairBatch) -> PairBatch:
         return inputs.to(self.args.device, non_blocking=True)
@@ -349,21 +389,21 @@ class PreferenceTrainer(Trainer):
         Raises:
             ConfigError: there are no held-out pairs.
         """
-        self.nonfinite.settle()
+        self._settle()
         if isinstance(eval_dataset, Sequence) and not isinstance(eval_dataset, str):
-            eval_dataset = Pairs(eval_dataset)
+            eval_dataset = Pairs(as_rows_of(self.objective, eval_dataset, seed=self.args.seed))
         loader = self.get_eval_dataloader(eval_dataset)
-        model = self.model_wrapped if self.world.is_deepspeed else self._wrap_model(self.model, training=False)
+        model = self._unwrapped
         was_training = model.training
         model.eval()
         try:
             pairs = getattr(loader.dataset, "pairs", ())
+            self.constants.begin_evaluation(lambda: self._parts_of(loader), self._looked_at)
             recording = self.recorder.evaluation(self.state.global_step, pairs)
             with recording as found, torch.no_grad(), self.compute_loss_context_manager():
-                for parts in loader:
-                    for batch in self.loaders.pad_to_longest_rank([parts], training=False)[0]:
-                        output = self._evaluated(model, batch)
-                        found.add(batch.counted_ids, {**output.stats, "loss": output.per_pair.detach()})
+                for batch in self._parts_of(loader):
+                    output = self._evaluated(model, batch)
+                    found.add(batch.counted_ids, {**output.stats, "loss": output.per_pair.detach()})
         finally:
             model.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.take().items()}
@@ -371,12 +411,17 @@ class PreferenceTrainer(Trainer):
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _parts_of(self, loader: Iterable[tuple[PairBatch, ...]]) -> Iterator[PairBatch]:
+        for parts in loader:
+            yield from self.loaders.pad_to_longest_rank([parts], training=False)[0]
+
     def _evaluated(self, model: nn.Module, batch: PairBatch) -> LossOutput:
         self.world.report_progress(self.state.global_step, "evaluating", batch.counted_ids)
         doing = f"evaluating {describe_batch(batch)}"
         with explain_oom(lambda: doing, lambda: eval_remedies(self.model, self.args, self.collator.encoder, batch)):
             here = self._prepare_inputs(batch)
-            return self._objective(self._logps(model, here), here)[0]
+            logps = self.constants.added_in_evaluation(self._logps(model, here, self._reference))
+            return self._objective(logps, here)[0]
 
     def get_train_dataloader(self) -> DataLoader[tuple[PairBatch, ...]]:
         """This process's batches of training pairs."""
@@ -396,7 +441,7 @@ class PreferenceTrainer(Trainer):
     # ---- checkpoints and the result ---------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self.nonfinite.settle()
+        self._settle()
         self.checkpointer.save()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -444,10 +489,12 @@ class PreferenceTrainer(Trainer):
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
             if state.global_step >= state.max_steps > 0:
                 self.checkpointer.load_finished(Path(resume_from_checkpoint))
+                self.constants.restore(Path(resume_from_checkpoint))
                 self.state = state
                 return TrainOutput(state.global_step, 0.0, {})
             refuse_other_way(Path(resume_from_checkpoint), self.world)
             self.checkpointer.restore_logs(Path(resume_from_checkpoint))
+            self.constants.restore(Path(resume_from_checkpoint))
         if self.world.size > 1:  # dropout must not draw the same on every rank
             torch.manual_seed(self.args.seed + self.world.rank)
         on_gpus = self.world.size > 1 and self.args.device.type == "cuda"
