@@ -138,7 +138,9 @@ def all_rows(name: str) -> list[PreferencePair]:
 
 
 def collator_for(loaded: LoadedModel, layout: LayoutName | None = None, **options: Any) -> PairCollator:
-    of_encoder = {key: options.pop(key) for key in ("max_length", "max_pixels", "budgets") if key in options}
+    of_encoder = {
+        key: options.pop(key) for key in ("max_length", "max_pixels", "budgets", "other_image") if key in options
+    }
     encoder = PairEncoder(loaded.processor, loaded.family, **of_encoder)
     return PairCollator(encoder, draw, film, layout=layout, **options)
 

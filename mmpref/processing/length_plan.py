@@ -23,6 +23,7 @@ from mmpref.processing.chat.conversation import PROVED_IN_FULL, Turns
 from mmpref.processing.chat.spelt_tokens import SpeltOut
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.errors import EncodeError, fault
+from mmpref.processing.other_images import other_refs, refuse_other_size
 from mmpref.processing.pair_fit import Fit, PromptLength
 from mmpref.records import ImageRef, PreferencePair, PromptKey, VideoRef, VideoShape
 
@@ -176,8 +177,22 @@ class _Measure:
         if weighting is not None and (weighting.may_leave_nothing or len(text.answers) < 2):
             encoder.weights(pair, text, space)
         prompts = tuple(PromptLength(*length) for length in lengths)
-        other = encoder.other_image is not None and bool(pair.images)
+        other = self._has_other(pair, sizes[0])
         return Fit(pair_id=pair.id, prompts=prompts, answers=answers, space=space, max_pixels=budget, other=other)
+
+    def _has_other(self, pair: PreferencePair, sizes: Sequence[tuple[int, int]]) -> bool:
+        """Whether the pair has another picture; one in the place of each image, of the same size.
+
+        Raises:
+            EncodeError: one that is given has another size, or is missing.
+        """
+        settings = self.encoder.other_image
+        if settings is None or not pair.images:
+            return False
+        for other, size in zip(other_refs(pair, settings), sizes, strict=True):
+            if settings.source != "made":
+                refuse_other_size(pair.id, other, self.image_size(other), size, settings)
+        return True
 
     def _budget(
         self,

@@ -216,11 +216,8 @@ class OtherImages:
         return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.blake2b(seed, digest_size=16).digest())))
 
     def _sized(self, found: Image.Image, first: Image.Image, image: OtherImage) -> Image.Image:
-        if found.size == first.size:
-            return found
-        if self.settings.source == "column" and not self.settings.resize:
-            raise wrong_size(self.row_id, image, found.size, first.size)
-        return found.resize(first.size, Image.Resampling.BICUBIC)
+        refuse_other_size(self.row_id, image, found.size, first.size, self.settings)
+        return found if found.size == first.size else found.resize(first.size, Image.Resampling.BICUBIC)
 
     def _is_the_same(self, image: OtherImage) -> EncodeError:
         first = image.first
@@ -239,10 +236,18 @@ class OtherImages:
         return fault(self.row_id, "other_image", detail)
 
 
-def wrong_size(row_id: str, image: OtherImage, found: tuple[int, int], first: tuple[int, int]) -> EncodeError:
-    """The error for a picture of another size than the one whose place it takes."""
+def refuse_other_size(
+    row_id: str, image: OtherImage, found: tuple[int, int], first: tuple[int, int], settings: OtherImageSettings
+) -> None:
+    """Refuse a given picture whose (width, height) are not those of the one in whose place it stands.
+
+    Raises:
+        EncodeError: the sizes differ, and it is not to be resized (``other_image``).
+    """
+    if found == first or settings.source != "column" or settings.resize:
+        return
     name = "" if image.first is None else image.first.describe()
-    return fault(
+    raise fault(
         row_id, "other_image", f"has {image.describe()} of {found[0]}x{found[1]} pixels in other_images, in the place "
         f"of {name} of {first[0]}x{first[1]}; write `processing.other_image.resize=true`, or resize it beforehand"
     )  # fmt: skip

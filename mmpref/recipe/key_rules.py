@@ -84,7 +84,60 @@ def _own_rate(part: str) -> Belongs:
     )
 
 
+_DRAWN_KINDS = ("crop", "noise", "mask")
+
+
+def _is_made(recipe: Any) -> bool:
+    return bool(recipe.data.other_image == "made")
+
+
+def _draws(recipe: Any) -> bool:
+    return _is_made(recipe) and recipe.processing.other_image.kind in _DRAWN_KINDS
+
+
+def _of_kinds(keys: Sequence[str], kinds: Sequence[str]) -> Belongs:
+    """Keys of ``processing.other_image`` that only some kinds of made pictures read."""
+    return Belongs(
+        keys=tuple(f"processing.other_image.{key}" for key in keys),
+        to=f"processing.other_image.kind {' or '.join(kinds)}",
+        # where none is made, the rule of all these keys speaks
+        holds=lambda recipe: not _is_made(recipe) or recipe.processing.other_image.kind in kinds,
+        so=lambda recipe: (f"processing.other_image.kind={kinds[0]}",),
+    )
+
+
+_OTHER_IMAGE = (
+    Belongs(
+        keys=tuple(
+            f"processing.other_image.{key}"
+            for key in ("kind", "scale", "ratio", "step", "share", "block", "sigma", "fill", "per")
+        ),
+        to="data.other_image made",
+        holds=_is_made,
+        so=lambda recipe: ("data.other_image=made",),
+    ),
+    _of_kinds(["scale", "ratio"], ["crop"]),
+    _of_kinds(["step"], ["noise"]),
+    _of_kinds(["share", "block"], ["mask"]),
+    _of_kinds(["sigma"], ["blur"]),
+    _of_kinds(["fill"], ["mask", "blank"]),
+    _of_kinds(["per"], _DRAWN_KINDS),
+    Belongs(
+        keys=("processing.other_image.seed",),
+        to=f"pictures that are drawn: data.other_image random_row, or made of kind {' or '.join(_DRAWN_KINDS)}",
+        holds=lambda recipe: _draws(recipe) or recipe.data.other_image == "random_row",
+        so=lambda recipe: ("processing.other_image.kind=crop",) if _is_made(recipe) else ("data.other_image=made",),
+    ),
+    Belongs(
+        keys=("processing.other_image.resize",),
+        to="data.other_image column",
+        holds=lambda recipe: recipe.data.other_image == "column",
+        so=lambda recipe: ("data.other_image=column",),
+    ),
+)
+
 BELONGS: tuple[Belongs, ...] = (
+    *_OTHER_IMAGE,
     Belongs(
         keys=_adapter_keys("double_quant", "compute_dtype"),
         to="weights in 4 bits",
@@ -223,7 +276,28 @@ def contradictions(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]:
             ["adapter.init=zero"],
             [*whole, *(["adapter.use_dora=false"] if adapter.use_dora else [])],
         )
+    yield from _of_new_pictures(recipe)
     yield from _of_parts(recipe)
+
+
+def _of_new_pictures(recipe: Any) -> Iterator[Problem]:
+    """What keeps something of a picture, where every epoch has another one."""
+    if not _draws(recipe) or recipe.processing.other_image.per != "epoch":
+        return
+    says = "processing.other_image.per is epoch, so that every epoch has other pictures, and"
+    if recipe.reference.kind == "cache":
+        kept = ["reference.cache=null"] if recipe.reference.cache is not None else []
+        yield _clash(
+            f"{says} reference.kind cache keeps log-probs of one for each pair",
+            ["processing.other_image.per=pair"],
+            ["reference.kind=auto", *kept],
+        )
+    if recipe.processing.feature_cache is not None:
+        yield _clash(
+            f"{says} processing.feature_cache would keep the features of each",
+            ["processing.other_image.per=pair"],
+            ["processing.feature_cache=null"],
+        )
 
 
 def _without_weight(entry: Any) -> Any:

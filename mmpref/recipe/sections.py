@@ -103,6 +103,9 @@ class DataSection(Section):
     pixel once, on all cores; header only sizes, so that a damaged image ends the run when its row comes."""
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
+    other_image: Literal["column", "made", "random_row"] | None = None
+    """The other picture that a loss with an image term shows the chosen answer under: the row's other_images (column),
+    one made of the row's own (processing.other_image), or that of another row of the same source (random_row)."""
 
     @property
     def train_paths(self) -> list[str]:
@@ -113,6 +116,48 @@ class DataSection(Section):
     def eval_paths(self) -> list[str]:
         """The paths of ``eval``, whichever way they are written."""
         return [entry if isinstance(entry, str) else entry.path for entry in self.eval]
+
+
+Range = Annotated[list[FiniteNumber], Field(min_length=2, max_length=2)]
+
+
+class OtherImageSection(Section):
+    """The other picture of a pair, where data.other_image asks for one. It is made before the model's processor, at the
+    size of the first one, so that it becomes as many tokens."""
+
+    kind: Literal["crop", "noise", "mask", "blur", "blank"] = "crop"
+    """made: a part as large as the whole (crop), noise as of a diffusion model, blocks covered (mask), blur, or one
+    colour (blank)."""
+    scale: Range = [0.01, 0.2]
+    """crop: least and largest share of the area."""
+    ratio: Range = [0.75, 1.333]
+    """crop: least and largest width by height."""
+    step: int = Field(default=500, ge=0, le=999)
+    """noise: the step of 1000; at 500 0.745 of the picture's variance is left (CHiP), at 999 0.081."""
+    share: float = Field(default=0.3, gt=0, le=1)
+    """mask: share of the blocks that are covered."""
+    block: int = Field(default=14, ge=1)
+    """mask: pixels of a block's side; 1 covers single pixels."""
+    sigma: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """blur: of the Gaussian, in pixels."""
+    fill: Literal["mean", "black"] = "mean"
+    """mask, blank: the mean colour of the picture, or black."""
+    per: Literal["pair", "epoch"] = "pair"
+    """crop, noise, mask: one picture for each pair, or a new one in every epoch."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of what is drawn; not the run's seed, so that runs of several seeds see the same pictures and share a cache of
+    the reference."""
+    resize: bool = False
+    """column: bring a picture of another size to that of the first one; without it such a row is refused."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for name, most in (("scale", 1.0), ("ratio", None)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high or (most is not None and high > most):
+                at_most = "" if most is None else f", at most {most:g}"
+                raise ValueError(f"{name} is a least and a largest number, above 0 and in this order{at_most}")
+        return self
 
 
 class ProcessingSection(Section):
@@ -143,6 +188,7 @@ class ProcessingSection(Section):
     consumer GPU trains on."""
     template_kwargs: Settings = {}
     """What the model's chat template reads beside the conversation: {enable_thinking: false}, tools, a date."""
+    other_image: OtherImageSection = OtherImageSection()
 
 
 class UniSection(Section):

@@ -77,6 +77,33 @@ def refuse_unread_reference(recipe: Any, *, needs_reference: bool, loss: str) ->
     refuse_left_over(recipe, problems=[Problem(says, [Cure((plain,))])])
 
 
+def refuse_other_image(recipe: Any, *, needs_other: bool, loss: str) -> None:
+    """Refuse a loss that looks at another picture where there is none, and another picture that no loss looks at.
+
+    Args:
+        recipe: the recipe.
+        needs_other: whether its loss reads log-probs of the chosen answer under another picture.
+        loss: its name.
+
+    Raises:
+        ConfigError: what is missing or would do nothing, and what to write.
+    """
+    source = recipe.data.other_image
+    if needs_other == (source is not None):
+        return
+    if needs_other:
+        kind = ["noise", "step=500"] if loss == "chip" else ["crop"]
+        made = tuple(f"processing.other_image.{key}" for key in (f"kind={kind[0]}", *kind[1:]))
+        says = f"the loss ({loss}) looks at the chosen answer under another picture, and data.other_image is null"
+        refuse_left_over(recipe, problems=[Problem(says, [Cure(("data.other_image=made", *made))])])
+        return
+    section = recipe.processing.other_image
+    given = [name for name in type(section).model_fields if _value(section, name) != _default_of(section, name)]
+    back = [f"processing.other_image.{name}={_as_override(_default_of(section, name))}" for name in given]
+    says = f"data.other_image {source} does nothing: the loss ({loss}) looks at one picture only"
+    refuse_left_over(recipe, problems=[Problem(says, [Cure(("data.other_image=null", *back))])])
+
+
 def problems_of(recipe: Any, *, later: Mapping[str, bool]) -> list[Problem]:
     """What :func:`refuse_left_over` refuses."""
     return [*_ignored(recipe, later), *contradictions(recipe, later)]
@@ -124,11 +151,13 @@ def without_left_over(recipe: Any, tree: dict[str, Any]) -> dict[str, Any]:
     idle = [key for rule in BELONGS if not (rule.only_later or rule.holds(recipe)) for key in rule.keys]
     for key in idle:
         *sections, last = key.split(".")
-        node = tree
+        around, node = tree, tree
         for name in sections:
-            node = node[name]
+            around, node = node, node.get(name, {})
         if _value(recipe, key) == _default(recipe, key):
             node.pop(last, None)
+        if not node and len(sections) > 1:  # a section within another one of which nothing is left
+            around.pop(sections[-1], None)
     return tree
 
 
@@ -178,8 +207,11 @@ def _value(recipe: Any, key: str) -> Any:
 
 def _default(recipe: Any, key: str) -> Any:
     *sections, last = key.split(".")
-    section = _value(recipe, ".".join(sections))
-    return type(section).model_fields[last].get_default(call_default_factory=True)
+    return _default_of(_value(recipe, ".".join(sections)), last)
+
+
+def _default_of(section: Any, name: str) -> Any:
+    return type(section).model_fields[name].get_default(call_default_factory=True)
 
 
 def _as_override(value: Any) -> str:

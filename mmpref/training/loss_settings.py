@@ -19,7 +19,7 @@ from mmpref.losses.settings import SuspiciousLossWarning
 from mmpref.models.reference_rule import ReferenceChoice, reference_of
 from mmpref.recipe.loading import with_loss
 from mmpref.recipe.sections import Recipe
-from mmpref.recipe.unused_keys import refuse_unread_reference
+from mmpref.recipe.unused_keys import refuse_other_image, refuse_unread_reference
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir
 
@@ -52,6 +52,7 @@ def objective_of(recipe: Recipe) -> Objective:
     """
     objective = objective_from(recipe.loss.as_mapping())
     refuse_unread_reference(recipe, needs_reference=objective.needs_reference, loss=_named(objective))
+    refuse_other_image(recipe, needs_other=objective.needs_other, loss=_named(objective))
     return objective
 
 

@@ -104,6 +104,39 @@ def deal_by_cost(
     return [[indexes[place] for place in sorted(places)] for places in members]
 
 
+class WithEpoch(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index): so the number of the epoch reaches loader workers with the pairs, also those that live
+    on from one epoch to the next, and the one that a resumed training is in."""
+
+    def __init__(self, batches: GlobalBatches) -> None:
+        self.batches = batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch whose order is drawn next."""
+        self.batches.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for batch in self.batches:
+            yield [(self.batches.epoch, index) for index in batch]
+
+
+class InEpochs(Dataset[tuple[int, Any]]):
+    """A data set asked for (epoch, index), which it answers with (epoch, item)."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # ours has a length
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[int, Any]:
+        epoch, place = index
+        return epoch, self.dataset[place]
+
+
 class EpochLoader(DataLoader[Any]):
     """A DataLoader that passes the epoch on to its batch sampler, as the Trainer expects."""
 
@@ -117,7 +150,10 @@ class EpochLoader(DataLoader[Any]):
 
 
 def loader_of(
-    dataset: Dataset[Any], batches: GlobalBatches, collate: Callable[[list[Any]], Any], args: TrainingArguments
+    dataset: Dataset[Any],
+    batches: GlobalBatches | WithEpoch,
+    collate: Callable[[list[Any]], Any],
+    args: TrainingArguments,
 ) -> EpochLoader:
     """A loader as ``TrainingArguments`` want it; accelerate's own trains on some pairs twice to fill up a batch."""
     workers = args.dataloader_num_workers

@@ -58,6 +58,8 @@ def facts_of(
     kwargs = tree["processing"].pop("template_kwargs")
     if kwargs:  # one fact, whose parts may have any names; runs from before this key have none
         tree["processing"]["template_kwargs"] = json.dumps(kwargs, sort_keys=True)
+    if recipe.data.other_image is None:
+        del tree["processing"]["other_image"]
     train = tree["train"]
     train["pairs_per_update"] = (
         train.pop("per_device_train_batch_size") * train.pop("gradient_accumulation_steps") * processes
@@ -70,6 +72,8 @@ def facts_of(
     if recipe.model.parts:
         tree["model"]["parts"] = recipe.model.parts
     tree["data"] = {"train": list(train_hashes)}
+    if recipe.data.other_image is not None:
+        tree["data"]["other_image"] = recipe.data.other_image
     tree["versions"] = {name: version for name, version in versions().items() if name in ("torch", "transformers")}
     path = recipe.model.path
     start = start_files(path, say) if is_folder(path) else {"model.id": path}

@@ -162,7 +162,7 @@ class ReferenceCache:
         have, seen, computed = set(self._entries), set[str](), 0
         if not world.model_is_wrapped_in_train:
             policy.to(device)
-        share = shares_of(list(unique.values()), world.size)[world.rank]
+        share = shares_of(list(unique.values()), world.size, need_other=both.need_other)[world.rank]
         doing = "computing the reference cache"
         with torch.no_grad(), eval_mode(policy), explain_worker_oom(lambda: doing):
             for batch in keep_ranks_in_step(missing_batches(both, share, have, seen, workers), both, world):
@@ -194,7 +194,7 @@ class ReferenceCache:
         Arguments and errors are those of :meth:`fill`. All ranks must call it together; each gets all ids.
         """
         both, unique = _answers_of(collator, pairs)
-        share = shares_of(list(unique.values()), world.size)[world.rank]
+        share = shares_of(list(unique.values()), world.size, need_other=both.need_other)[world.rank]
         batches = missing_batches(both, share, set(self._entries), set(), workers)
         mine = [name for batch in batches for name in batch.counted_ids]
         return tuple(name for names in world.gather(mine) for name in names)

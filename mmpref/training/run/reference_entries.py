@@ -39,17 +39,18 @@ Group = Sequence[PreferencePair]
 """Pairs of one prompt."""
 
 
-def shares_of(pairs: Sequence[PreferencePair], size: int) -> list[list[Group]]:
+def shares_of(pairs: Sequence[PreferencePair], size: int, *, need_other: bool = False) -> list[list[Group]]:
     """``size`` shares of about equal cost, made of whole groups: the same on every rank.
 
     What a group costs is not known before its images are opened: texts and images are counted, each distinct one once.
+    With ``need_other`` every chosen answer comes once more, under another picture.
     """
     groups: dict[PromptKey, list[PreferencePair]] = {}
     for pair in pairs:
         groups.setdefault(pair.prompt_key, []).append(pair)
     if size == 1:
         return [list(groups.values())]
-    costs = {key: _cost(group) for key, group in groups.items()}
+    costs = {key: _cost(group, need_other) for key, group in groups.items()}
     dealt: dict[PromptKey, int] = {}
     sums = [0] * size
     for key in sorted(groups, key=lambda key: -costs[key]):  # the largest first; equal ones stay in their order
@@ -59,7 +60,7 @@ def shares_of(pairs: Sequence[PreferencePair], size: int) -> list[list[Group]]:
     return [[group for key, group in groups.items() if dealt[key] == rank] for rank in range(size)]
 
 
-def _cost(group: Group) -> int:
+def _cost(group: Group, need_other: bool) -> int:
     shown: dict[tuple[tuple[ImageRef, ...], tuple[VideoRef, ...]], set[str]] = {}
     for pair in group:
         shown.setdefault((pair.images, pair.videos), set()).add(pair.chosen)
@@ -69,7 +70,9 @@ def _cost(group: Group) -> int:
             images = pair.images if pair.rejected_images is None else pair.rejected_images
             shown.setdefault((images, pair.videos), set()).add(pair.rejected)
     asked = sum(len(message.text) for message in group[0].prompt)
-    return sum(
+    again = [len(pair.chosen) for pair in group if need_other and pair.images]
+    of_others = sum(asked + _IMAGE * len(group[0].images) + length for length in again)
+    return of_others + sum(
         asked + _IMAGE * len(images) + _VIDEO * len(videos) + sum(map(len, answers))
         for (images, videos), answers in shown.items()
     )
@@ -87,7 +90,7 @@ def missing_batches(
         seen: takes the key of every answer of the pairs.
         workers: processes that encode meanwhile.
     """
-    chunks = list(_chunks(groups))
+    chunks = list(_chunks(groups, need_other=collator.need_other))
     find = _Missing(collator, frozenset(have))
     loader: DataLoader[Any] = DataLoader(
         chunks,  # type: ignore[arg-type]  # torch takes any sequence for a dataset; its types do not say so
@@ -104,12 +107,13 @@ def missing_batches(
         yield from (batch for batch in found.batches if not have >= set(batch.keys[: batch.counted]))
 
 
-def _chunks(groups: Sequence[Group]) -> Iterator[list[PreferencePair]]:
+def _chunks(groups: Sequence[Group], *, need_other: bool) -> Iterator[list[PreferencePair]]:
     """Whole groups, as many as make a batch of answers; a larger group is a chunk of its own."""
     chunk: list[PreferencePair] = []
     answers = 0
     for group in groups:
         more = len({pair.chosen for pair in group} | {pair.rejected for pair in group})
+        more += len(group) if need_other else 0
         if chunk and answers + more > _BATCH:
             yield chunk
             chunk, answers = [], 0

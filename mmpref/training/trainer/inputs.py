@@ -30,6 +30,7 @@ from mmpref.models.logps.reference import Reference, choose_reference
 from mmpref.models.tuning import PARTS, AdapterSettings, Tuning
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
+from mmpref.processing.other_images import OtherImageSettings
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import model_of
 from mmpref.training.loss_settings import objective_for, objective_from
@@ -89,11 +90,12 @@ class TrainerInputs:
         held_out, root_of_held_out = as_pairs(given.eval_pairs, objective, options.image_root)
         if not pairs:
             raise ConfigError("there are no pairs to train on")
+        _refuse_other_image(objective, options)
         pairs, held_out = (as_rows_of(objective, found, seed=seed) for found in (pairs, held_out))
         collator = options.collator
         if collator is None:
             _refuse_another_root(held_out, root_of_held_out, options.image_root or root)
-            collator = as_collator(loaded, objective, options.image_root or root)
+            collator = as_collator(loaded, objective, options.image_root or root, options.other_image)
         if objective.needs_labels:
             collator = collator.changed(need_rejected=False, need_mismatched=objective.needs_kl)
         reference = options.reference
@@ -204,13 +206,32 @@ def _refuse_another_root(held_out: Sequence[PreferencePair], root: Path | None, 
         )
 
 
-def as_collator(loaded: LoadedModel | None, objective: Objective, root: Path | None) -> PairCollator:
+def _refuse_other_image(objective: Objective, options: TrainerOptions) -> None:
+    """Refuse an objective without the other picture that it looks at, and the other way round."""
+    collator = options.collator
+    if collator is not None and options.other_image is not None:
+        raise ConfigError("options have collator and other_image: give the collator's encoder its other_image")
+    has_other = options.other_image is not None if collator is None else collator.need_other
+    if has_other == objective.needs_other:
+        return
+    if has_other:
+        raise ConfigError("other_image does nothing: this loss looks at one picture only; leave it out")
+    give = "options=TrainerOptions(other_image=OtherImageSettings(source='made', kind='crop'))"
+    if collator is not None:
+        give = "PairCollator(PairEncoder(..., other_image=OtherImageSettings(...)), ..., need_other=True)"
+    raise ConfigError(f"the loss looks at the chosen answer under another picture, and there is none: give {give}")
+
+
+def as_collator(
+    loaded: LoadedModel | None, objective: Objective, root: Path | None, other_image: OtherImageSettings | None = None
+) -> PairCollator:
     """The usual collator for a loaded model.
 
     Args:
         loaded: brings the processor.
         objective: says whether rejected answers are run.
         root: paths of images and videos start here.
+        other_image: the other pictures, for objectives that look at them.
 
     Raises:
         ConfigError: a bare model, whose processor is not known.
@@ -223,9 +244,10 @@ def as_collator(loaded: LoadedModel | None, objective: Objective, root: Path | N
     images: Any = ImageLoader(root)
     videos = VideoLoader(root, images=images)
     return PairCollator(
-        PairEncoder(loaded.processor, loaded.family),
+        PairEncoder(loaded.processor, loaded.family, other_image=other_image),
         images.open,
         videos,
         layout=choose_layout(loaded.model, loaded.family).name,
         need_rejected=objective.needs_rejected,
+        need_other=objective.needs_other,
     )

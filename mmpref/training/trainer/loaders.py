@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from mmpref.errors import ConfigError
 from mmpref.processing.batch import PairBatch
 from mmpref.processing.collate import PairCollator
 from mmpref.records import PreferencePair
-from mmpref.training.parallel.batches import GlobalBatches, loader_of
+from mmpref.training.parallel.batches import GlobalBatches, InEpochs, WithEpoch, loader_of
 from mmpref.training.parallel.groups import GroupedBatches, PromptGroups
 from mmpref.training.parallel.lockstep import dummy_batches_for
 from mmpref.training.parallel.world import World
@@ -45,6 +45,23 @@ class _RowsOrNone:
 
     def __call__(self, pairs: Sequence[PreferencePair]) -> tuple[PairBatch, ...]:
         return self.collator.rows(pairs) if pairs else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _InEpoch:
+    """Collates pairs that come with the number of their epoch, which other pictures may depend on.
+
+    Attributes:
+        or_none: as :class:`_RowsOrNone`.
+    """
+
+    collator: PairCollator
+    or_none: bool
+
+    def __call__(self, found: Sequence[tuple[int, PreferencePair]]) -> tuple[PairBatch, ...]:
+        if not found:
+            return () if self.or_none else self.collator.rows([])
+        return self.collator.in_epoch(found[0][0]).rows([pair for _, pair in found])
 
 
 class Loaders:
@@ -92,7 +109,7 @@ class Loaders:
                 world=self._world,
                 seed=seed,
             )
-            return loader_of(dataset, self._batches, _RowsOrNone(self.collator), args)
+            return self._loader(dataset, self._batches, _RowsOrNone(self.collator))
         self._batches = GlobalBatches(
             len(dataset),  # type: ignore[arg-type]  # ours has a length
             size,
@@ -101,7 +118,19 @@ class Loaders:
             seed=seed,
             costs=self._costs,
         )
-        return loader_of(dataset, self._batches, self.collator.rows, args)
+        return self._loader(dataset, self._batches, self.collator.rows)
+
+    def _loader(
+        self,
+        dataset: Dataset[PreferencePair],
+        batches: GlobalBatches,
+        collate: Callable[[list[PreferencePair]], tuple[PairBatch, ...]],
+    ) -> DataLoader[tuple[PairBatch, ...]]:
+        settings = self.collator.encoder.other_image
+        if settings is None or not settings.changes_with_epoch:
+            return loader_of(dataset, batches, collate, self._args)
+        in_epoch = _InEpoch(self.collator, or_none=self._grouped)
+        return loader_of(InEpochs(dataset), WithEpoch(batches), in_epoch, self._args)
 
     def groups_of(self, dataset: Dataset[PreferencePair]) -> PromptGroups:
         """The training pairs by prompt."""

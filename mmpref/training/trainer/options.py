@@ -14,6 +14,7 @@ from mmpref.errors import ConfigError
 from mmpref.models.logps.reference import Reference
 from mmpref.models.tuning import Tuning
 from mmpref.processing.collate import PairCollator
+from mmpref.processing.other_images import OtherImageSettings
 from mmpref.training.parallel.groups import PairWork
 
 GroupPairs: TypeAlias = Literal["off", "prompt"]
@@ -45,6 +46,8 @@ class TrainerOptions:
         group_pairs: ``prompt`` lets training pairs of the same images and prompt travel in the same update, where they
             are run together; ``off`` draws every pair by itself. An update has the same number of pairs in both.
         checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
+        other_image: the other pictures that a loss with an image term looks at; where ``collator`` is given, its
+            encoder says which.
         run_folder: the run folder around ``args.output_dir``, which the caller has locked for this training. Default:
             there is none, and the trainer locks ``args.output_dir`` while it trains.
 
@@ -65,6 +68,7 @@ class TrainerOptions:
     group_pairs: GroupPairs = "off"
     checkpoint_facts: Mapping[str, Any] | None = None
     run_folder: Path | None = None
+    other_image: OtherImageSettings | None = None
 
     def __post_init__(self) -> None:
         if self.group_pairs not in (known := get_args(GroupPairs)):
