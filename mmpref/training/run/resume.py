@@ -10,6 +10,7 @@ from typing import Any
 from mmpref.errors import CheckpointError
 from mmpref.files.hashes import Say
 from mmpref.losses import resolve
+from mmpref.losses.presets import BASES
 from mmpref.rundir.content import MANIFEST
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.facts import GROUP_PAIRS, IMAGES, PAIRS, START_FILES, flatten, that_move_weights
@@ -147,7 +148,11 @@ def _loss_written_out(facts: dict[str, Any]) -> dict[str, Any]:
     A balance is left as it is: its presets meant something else once.
     """
     if facts.get("loss.beta") is not None:
-        return facts
+        # written out already, maybe before there were terms with these weights; they were what a base has without them
+        options = BASES[facts["loss.base"]].options if facts.get("loss.base") in BASES else {}
+        new = {name: options[key] for key in ("pair_weight", "nll_weight")
+               if key in options and facts.get(name := f"loss.{key}") is None}  # fmt: skip
+        return {**facts, **new}
     given: dict[str, Any] = {}
     for name, value in facts.items():
         section, *parts = name.split(".")

@@ -84,6 +84,12 @@ def test_a_column_that_would_broadcast_is_refused(good):
         ({"rejected_score": None}, "chosen_score is given without rejected_score"),
         ({"rejected": None, "rejected_len": None}, "ref_rejected is given without rejected"),
         ({"rejected": torch.zeros(2, device="meta")}, "rejected is on meta"),
+        ({"ref_other": column(-1.0, -2.0)}, "ref_other is given without other"),
+        ({"has_other": torch.tensor([True, False])}, "has_other is given without other"),
+        ({"rejected_tokens": column(1.0, 2.0)}, "rejected_tokens is given without chosen_tokens"),
+        ({"other": torch.tensor([1, 2])}, "other holds log-probs and must be floating point"),
+        ({"kl": torch.tensor([1, 2])}, "kl .* floating point"),
+        ({"weight": torch.tensor([True, False])}, "weight must hold real numbers"),
     ],
 )
 def test_a_field_of_the_wrong_kind_is_refused_by_name(good, change, message):
@@ -106,6 +112,50 @@ def test_a_log_prob_that_is_not_finite_is_refused_with_its_position(good, field,
     for kind in (NonFiniteError, DataError):
         with pytest.raises(kind, match=rf"PairLogps.{field}: NaN or infinite log-probs at pair \[1\] of 2"):
             bad.validate()
+
+
+def test_flags_may_be_truth_values_and_weights_whole_numbers(good):
+    true = torch.tensor([True, False])
+    given = dataclasses.replace(good, other=good.chosen, has_other=true, desirable=true, weight=torch.tensor([0, 2]))
+    given.validate()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("field", ["other", "ref_other"])
+def test_what_is_given_of_another_image_is_finite_where_there_is_one(good, field, value):
+    bad = dataclasses.replace(good, **{"other": good.chosen, "ref_other": good.chosen, field: column(-1.0, value)})
+    with pytest.raises(NonFiniteError, match=rf"PairLogps.{field}: NaN or infinite log-probs at pair \[1\] of 2"):
+        bad.validate()
+    dataclasses.replace(bad, has_other=torch.tensor([True, False])).validate()
+    with pytest.raises(NonFiniteError, match=rf"PairLogps.{field}"):
+        dataclasses.replace(bad, has_other=torch.tensor([False, True])).validate()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "kind", "message"),
+    [
+        ("kl", math.nan, NonFiniteError, "NaN or infinite values"),
+        ("kl", -0.01, DataError, "negative values, where KTO's estimate is at least 0,"),
+        ("anchor_shift", math.inf, NonFiniteError, "NaN or infinite values"),
+        ("weight", math.nan, NonFiniteError, "NaN or infinite weights"),
+        ("weight", math.inf, NonFiniteError, "NaN or infinite weights"),
+        ("weight", -1.0, DataError, "negative weights"),
+        ("desirable", 0.5, DataError, "a label that is neither 1 nor 0"),
+        ("desirable", math.nan, DataError, "a label that is neither 1 nor 0"),
+        ("chosen_tokens", 0.5, DataError, "answers without a single token"),
+        ("rejected_tokens", 0.0, DataError, "answers without a single token"),
+    ],
+)
+def test_values_of_further_terms_are_refused_with_their_position(good, field, value, kind, message):
+    one = column(1.0, 1.0)
+    good = dataclasses.replace(good, chosen_tokens=one, rejected_tokens=one, kl=0 * one, desirable=one, weight=0 * one)
+    good.validate()
+    with pytest.raises(kind, match=rf"PairLogps.{field}: {message} at pair \[1\] of 2"):
+        dataclasses.replace(good, **{field: column(1.0, value)}).validate()
+
+
+def test_with_weighted_tokens_an_answer_may_count_less_than_one_token(good):
+    dataclasses.replace(good, chosen_len=column(0.02, 4.0)).validate()
 
 
 @pytest.mark.parametrize("field", ["chosen_len", "rejected_len"])

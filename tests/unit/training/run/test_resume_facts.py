@@ -69,6 +69,30 @@ def test_pairs_that_traveled_by_prompt_go_on_so(tmp_path: Path) -> None:
     assert choose_checkpoint(run, named["off"], allow_data_change=False, say=told.append) == folder
 
 
+@pytest.mark.parametrize("loss", [{"name": "dpo"}, {"name": "orpo"}, {"name": "cpo"}, {"name": "adadpo"}], ids=str)
+def test_a_checkpoint_from_before_there_were_weights_of_terms_goes_on(tmp_path: Path, loss: dict) -> None:
+    run = RunDir(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    (run.path / "recipe.yaml").write_text("")
+    now = facts(tmp_path, resolve(loss))
+    new = (
+        "pair_weight",
+        "image",
+        "anchor",
+        "kto",
+        "token_weights",
+        *(() if loss["name"] == "cpo" else ("nll_weight",)),
+    )
+    before = {name: value for name, value in now.items() if name.removeprefix("loss.") not in new}
+    folder = run.checkpoints / "step-1"
+    folder.mkdir()
+    seal(folder, before)
+    assert choose_checkpoint(run, now, allow_data_change=False, say=print) == folder
+    other = facts(tmp_path, resolve({**loss, "pair_weight": 0.5}))
+    with pytest.raises(CheckpointError, match=r"loss\.pair_weight: 1\.0 then, 0\.5 now"):
+        choose_checkpoint(run, other, allow_data_change=False, say=print)
+
+
 # ---- which pairs train ----------------------------------------------------------------------------------------------
 
 
