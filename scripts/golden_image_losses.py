@@ -104,10 +104,10 @@ def link(config: dict[str, Any], beta: float, m: Dual) -> Dual:
     if base == "ipo":
         return m * m
     if base == "orpo":
-        return beta * minus_log_sigmoid(m)
+        return minus_log_sigmoid(m) * beta
     if base == "robust":
-        return ((1.0 - e) * minus_log_sigmoid(m) - e * minus_log_sigmoid(-m)) / (1.0 - 2.0 * e)
-    return (1.0 - e) * minus_log_sigmoid(m) + e * minus_log_sigmoid(-m)
+        return (minus_log_sigmoid(m) * (1.0 - e) - minus_log_sigmoid(-m) * e) / (1.0 - 2.0 * e)
+    return minus_log_sigmoid(m) * (1.0 - e) + minus_log_sigmoid(-m) * e
 
 
 def kind_of(config: dict[str, Any]) -> str:
@@ -204,15 +204,15 @@ def w_perf(config: dict[str, Any], z: Dual) -> Dual:
 
 def z_of(config: dict[str, Any], beta: float, difference: Dual, n: tuple[float, float]) -> Dual:
     if config["uni"].get("perf_mode") != "focal":
-        return beta * difference - config["uni"]["tau_ref"]
+        return difference * beta - float(config["uni"]["tau_ref"])
     if config["base"] == "ipo":
-        return beta * difference
+        return difference * beta
     return margin(config, beta, difference, Dual(0.0), n)
 
 
 def pair_loss(config: dict[str, Any], row: dict[str, Any]) -> tuple[Dual, dict[str, float | None]]:
     beta, image, anchor, uni = config["beta"], config.get("image"), config.get("anchor"), config.get("uni")
-    has = row["l_o"] is not None
+    has, share = row["l_o"] is not None, image["weight"] if image else 0.0
     w, rejected = (Answer(Dual(row[f"l_{s}"], unit(i)), row[f"n_{s}"], row[f"rl_{s}"]) for i, s in enumerate("wl"))
     o = Answer(Dual(row["l_o"], unit(2)), row["n_w"], row["rl_o"]) if has else None
     shown = Answer(stop(o.total), o.n, o.ref) if o and image and image["detach"] else o
@@ -224,14 +224,14 @@ def pair_loss(config: dict[str, Any], row: dict[str, Any]) -> tuple[Dual, dict[s
     joint = image is not None and image["combine"] == "joint"
     if joint and shown:
         one, two = scaled(config, w, shown)
-        m = m + gain_and_target(config, beta)[0] * image["weight"] * (one - two)
+        m = m + gain_and_target(config, beta)[0] * share * (one - two)
     pair = config.get("pair_weight", 1.0) * link(config, beta, m)
     y = w.y(config)
     nll = -(config.get("nll_weight", 0.0) if config["base"] != "orpo" else 1.0) * w.u
     if uni:
         difference = perf_difference(config, w, rejected)
         if joint and shown and uni.get("perf_mode") == "focal":
-            difference = difference + image["weight"] * perf_difference(config, w, shown)
+            difference = difference + share * perf_difference(config, w, shown)
         quality = logistic(uni["eta"] * (row["s_w"] - row["s_l"]))
         focus = w_perf(config, z_of(config, beta, difference, n))
         pair = quality * (focus * pair)

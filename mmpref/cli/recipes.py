@@ -60,7 +60,7 @@ def config(
 
 
 def _print_keys(section: str | None) -> None:
-    from mmpref.losses.settings import SECTIONS
+    from mmpref.losses.presets import SECTIONS
     from mmpref.recipe.keys import described
     from mmpref.recipe.sections import Recipe
     from mmpref.yaml_text import did_you_mean
