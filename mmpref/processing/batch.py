@@ -219,6 +219,19 @@ class PairBatch:
         """What the tokens of every answer count together: [A]; their number where nothing is weighted."""
         return self.answer_lens if self.answer_weights is None else self.answer_weights.sum(dim=1)
 
+    def share_weighted(self, plain: float) -> Tensor | None:
+        """Share of the tokens of both answers of each pair that count something else than ``plain``: [B]; None where
+        nothing is weighted.
+        """
+        if self.answer_weights is None:
+            return None
+        real = torch.arange(self.answers.shape[1], device=self.answers.device) < self.answer_lens[:, None]
+        special = self.by_side((real & (self.answer_weights != plain)).sum(dim=1))
+        tokens = self.by_side(self.answer_lens)
+        if special.rejected is None or tokens.rejected is None:
+            return special.chosen / tokens.chosen
+        return (special.chosen + special.rejected) / (tokens.chosen + tokens.rejected)
+
     def by_answer(self, values: Tensor) -> Tensor:
         """Values of the K predictions as one row for each answer: [A, L], zeros where an answer has no token."""
         return torch.cat([values, values.new_zeros(1)])[self.answers]

@@ -31,6 +31,7 @@ from mmpref.processing.encode import PairEncoder
 from mmpref.processing.family import PartName
 from mmpref.processing.length_plan import FitPlan
 from mmpref.processing.pixels import ImageSettings
+from mmpref.processing.token_weights import TokenWeightSettings, describe_weights
 from mmpref.recipe.sections import AdapterSection, Recipe
 from mmpref.records import PreferencePair, PromptKey
 from mmpref.training.parallel.world import SINGLE_PROCESS, World
@@ -91,6 +92,9 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     trained, total = count_parameters(loaded.model)
     parts = count_parts(loaded.model, loaded.family)
     encoder = encoder_of(recipe, loaded)
+    encoder.token_weights = TokenWeightSettings.of(objective.token_weights)
+    if note := describe_weights(encoder.token_weights, [*data.train, *data.eval]):
+        say(f"token weights: {note}")
     if note := describe_quarantined(data.quarantine.rows):
         say(note)
     if encoder.other_image is not None:

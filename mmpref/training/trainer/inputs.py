@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from mmpref.data.single_answers import single_answers
 from mmpref.data.videos.loader import VideoLoader
 from mmpref.errors import ConfigError
 from mmpref.losses.objective import Objective
+from mmpref.losses.settings import SuspiciousLossWarning
 from mmpref.models.adapters.lora import prepare
 from mmpref.models.adapters.saved import read_adapter
 from mmpref.models.load import load
@@ -31,6 +33,7 @@ from mmpref.models.tuning import PARTS, AdapterSettings, Tuning
 from mmpref.processing.collate import PairCollator
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.other_images import OtherImageSettings
+from mmpref.processing.token_weights import TokenWeightSettings, describe_weights
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import model_of
 from mmpref.training.loss_settings import objective_for, objective_from
@@ -96,6 +99,10 @@ class TrainerInputs:
         if collator is None:
             _refuse_another_root(held_out, root_of_held_out, options.image_root or root)
             collator = as_collator(loaded, objective, options.image_root or root, options.other_image)
+            if note := describe_weights(collator.encoder.token_weights, [*pairs, *held_out]):
+                warnings.warn(f"token weights: {note}", SuspiciousLossWarning, stacklevel=2)
+        else:
+            _refuse_other_weights(objective, collator)
         if objective.needs_labels:
             collator = collator.changed(need_rejected=False, need_mismatched=objective.needs_kl)
         reference = options.reference
@@ -222,6 +229,19 @@ def _refuse_other_image(objective: Objective, options: TrainerOptions) -> None:
     raise ConfigError(f"the loss looks at the chosen answer under another picture, and there is none: give {give}")
 
 
+def _refuse_other_weights(objective: Objective, collator: PairCollator) -> None:
+    """Refuse a collator that weighs tokens in another way than the objective says."""
+    want, found = TokenWeightSettings.of(objective.token_weights), collator.encoder.token_weights
+    if want == found:
+        return
+    if want is None:
+        raise ConfigError("the collator's encoder has token_weights, and the loss has none: make it without them")
+    raise ConfigError(
+        "the loss weighs tokens in another way than the collator's encoder: make it with "
+        "PairEncoder(..., token_weights=TokenWeightSettings.of(objective.token_weights))"
+    )
+
+
 def as_collator(
     loaded: LoadedModel | None, objective: Objective, root: Path | None, other_image: OtherImageSettings | None = None
 ) -> PairCollator:
@@ -244,7 +264,12 @@ def as_collator(
     images: Any = ImageLoader(root)
     videos = VideoLoader(root, images=images)
     return PairCollator(
-        PairEncoder(loaded.processor, loaded.family, other_image=other_image),
+        PairEncoder(
+            loaded.processor,
+            loaded.family,
+            other_image=other_image,
+            token_weights=TokenWeightSettings.of(objective.token_weights),
+        ),
         images.open,
         videos,
         layout=choose_layout(loaded.model, loaded.family).name,

@@ -269,6 +269,9 @@ class PreferenceTrainer(Trainer):
         if logps.router_balance is not None:
             whole = whole + self._balance * logps.router_balance
             stats["router/aux_loss"] = logps.router_balance.detach()[:count]
+        weighting = self.collator.encoder.token_weights
+        if weighting is not None and (share := batch.share_weighted(weighting.plain)) is not None:
+            stats["weights/changed_share"] = share[:count]
         per_pair = whole[:count]
         if self.is_in_train:
             self.watch.note({**stats, "loss": per_pair.detach()})
