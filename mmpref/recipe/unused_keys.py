@@ -97,11 +97,9 @@ def refuse_other_image(recipe: Any, *, needs_other: bool, loss: str) -> None:
         says = f"the loss ({loss}) looks at the chosen answer under another picture, and data.other_image is null"
         refuse_left_over(recipe, problems=[Problem(says, [Cure(("data.other_image=made", *made))])])
         return
-    section = recipe.processing.other_image
-    given = [name for name in type(section).model_fields if _value(section, name) != _default_of(section, name)]
-    back = [f"processing.other_image.{name}={_as_override(_default_of(section, name))}" for name in given]
+    # keys of processing.other_image are then refused with advice of their own, which knows where they were given
     says = f"data.other_image {source} does nothing: the loss ({loss}) looks at one picture only"
-    refuse_left_over(recipe, problems=[Problem(says, [Cure(("data.other_image=null", *back))])])
+    refuse_left_over(recipe, problems=[Problem(says, [Cure(("data.other_image=null",))])])
 
 
 def problems_of(recipe: Any, *, later: Mapping[str, bool]) -> list[Problem]:
@@ -207,11 +205,8 @@ def _value(recipe: Any, key: str) -> Any:
 
 def _default(recipe: Any, key: str) -> Any:
     *sections, last = key.split(".")
-    return _default_of(_value(recipe, ".".join(sections)), last)
-
-
-def _default_of(section: Any, name: str) -> Any:
-    return type(section).model_fields[name].get_default(call_default_factory=True)
+    section = _value(recipe, ".".join(sections))
+    return type(section).model_fields[last].get_default(call_default_factory=True)
 
 
 def _as_override(value: Any) -> str:
