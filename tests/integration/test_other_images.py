@@ -154,6 +154,15 @@ def test_rows_whose_other_picture_cannot_be_are_refused_with_advice_that_helps(
     assert run_on(place, tmp_path, file, *command.split()) == 0
 
 
+@pytest.mark.slow
+def test_pictures_of_other_rows_are_found_by_the_run_and_the_same_in_a_repetition(place: Place, tmp_path: Path) -> None:
+    keys = (*SHORT, "loss={name: mdpo}", "data.other_image=random_row")
+    for name, more in (("one", ()), ("again", ("seed=0",)), ("other", ("processing.other_image.seed=1",))):
+        assert main(place.training("demo_dpo", tmp_path / name, *keys, *more)) == 0
+    assert same(tmp_path / "one", tmp_path / "again")
+    assert not same(tmp_path / "one", tmp_path / "other")
+
+
 def test_from_python_the_other_picture_is_asked_for(place: Place, tmp_path: Path) -> None:
     file = rows_with(place, tmp_path, 8, lambda number, row: None)
     other = TrainerOptions(other_image=OtherImageSettings(kind="noise"))
@@ -164,6 +173,11 @@ def test_from_python_the_other_picture_is_asked_for(place: Place, tmp_path: Path
     trainer.train()
     found = trainer.evaluate()
     assert any("image/margin" in name for name in found)
+    rows = TrainerOptions(other_image=OtherImageSettings(source="random_row"))
+    trainer = PreferenceTrainer(
+        str(place.model), arguments(tmp_path, max_steps=1), objective={"name": "mdpo"}, options=rows, train_pairs=file
+    )
+    trainer.train()
     with pytest.raises(ConfigError, match="OtherImageSettings"):
         PreferenceTrainer(str(place.model), arguments(tmp_path), objective={"name": "mdpo"}, **given)
     with pytest.raises(ConfigError, match="one picture only"):

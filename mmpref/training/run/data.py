@@ -25,6 +25,7 @@ from mmpref.data.mixture import RootedImages, RootedVideos, repeat
 from mmpref.data.opening import frame_rule, recipe_sources, videos_of, weights
 from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.random_images import with_random_images
 from mmpref.data.single_answers import describe_single_answers, single_answers
 from mmpref.data.split import split_by_image
 from mmpref.data.verification import describes, verify
@@ -101,14 +102,17 @@ def load_data(
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
     train_hashes = _hashes(section.train, train_sources, lists)
-    evaluated: list[PreferencePair] = []
+    eval_lists: list[list[PreferencePair]] = []
     eval_hashes: tuple[str, ...] = ()
     if eval_sources:
         eval_lists = _held_out_pairs(section, eval_sources, demonstrations, look_deeper)
         eval_hashes = _hashes(section.eval, eval_sources, eval_lists)
-        evaluated = [pair for found in eval_lists for pair in found]
     elif section.held_out:
         lists, evaluated = _hold_out(lists, section.held_out, recipe.seed, all_rows=objective.needs_labels)
+        eval_lists = [evaluated]
+    if section.other_image == "random_row":
+        lists, eval_lists = _with_random_images(recipe, lists, eval_lists, images)
+    evaluated = [pair for found in eval_lists for pair in found]
     pairs = [
         pair
         for found, weight in zip(lists, weights(section), strict=True)
@@ -125,6 +129,23 @@ def load_data(
     videos = videos_of([*train_sources, *eval_sources])
     sources = tuple(train_sources)
     return RunData(pairs, evaluated, images, quarantine, train_hashes, eval_hashes, manifest, sources, videos)
+
+
+def _with_random_images(
+    recipe: Recipe,
+    lists: Sequence[list[PreferencePair]],
+    eval_lists: Sequence[list[PreferencePair]],
+    images: ImageLoader | RootedImages,
+) -> tuple[list[list[PreferencePair]], list[list[PreferencePair]]]:
+    """Training and held-out pairs, source by source, with pictures of other rows of their source."""
+    section, seed = recipe.data, recipe.processing.other_image.seed
+    trained = [pair for pairs in lists for pair in pairs]
+    names = section.eval_paths if section.eval else ["data.held_out"]
+    more = [trained for _ in eval_lists]  # of a few held-out rows all may show one image
+    return (
+        with_random_images(lists, seed=seed, images=images, names=section.train_paths),
+        with_random_images(eval_lists, seed=seed, images=images, names=names, more=more),
+    )
 
 
 def _held_out_pairs(

@@ -18,6 +18,7 @@ from mmpref.data.loading import load_each
 from mmpref.data.opening import open_pairs
 from mmpref.data.pair_source import all_files
 from mmpref.data.quarantine import Quarantine
+from mmpref.data.random_images import with_random_images
 from mmpref.data.single_answers import single_answers
 from mmpref.data.videos.loader import VideoLoader
 from mmpref.errors import ConfigError
@@ -99,6 +100,9 @@ class TrainerInputs:
         if collator is None:
             _refuse_another_root(held_out, root_of_held_out, options.image_root or root)
             collator = as_collator(loaded, objective, options.image_root or root, options.other_image)
+            if options.other_image is not None and options.other_image.source == "random_row":
+                images = ImageLoader(options.image_root or root)
+                pairs, held_out = _from_other_rows(pairs, held_out, images, options.other_image.seed)
             if note := describe_weights(collator.encoder.token_weights, [*pairs, *held_out]):
                 warnings.warn(f"token weights: {note}", SuspiciousLossWarning, stacklevel=2)
         else:
@@ -211,6 +215,15 @@ def _refuse_another_root(held_out: Sequence[PreferencePair], root: Path | None, 
             f"eval_pairs have {name!r} below {root}, and all images are opened from {opened or Path.cwd()}: say where "
             "both lie with options=TrainerOptions(image_root=...), and write their paths from there"
         )
+
+
+def _from_other_rows(
+    pairs: list[PreferencePair], held_out: list[PreferencePair], images: ImageLoader, seed: int
+) -> tuple[list[PreferencePair], list[PreferencePair]]:
+    """Training and held-out pairs, each with pictures of other rows."""
+    [trained] = with_random_images([pairs], seed=seed, images=images, names=["train_pairs"])
+    [evaluated] = with_random_images([held_out], seed=seed, images=images, names=["eval_pairs"], more=[pairs])
+    return trained, evaluated
 
 
 def _refuse_other_image(objective: Objective, options: TrainerOptions) -> None:
