@@ -98,7 +98,7 @@ def minus_log_sigmoid(x: Dual) -> Dual:
 
 
 def link(config: dict[str, Any], beta: float, m: Dual) -> Dual:
-    base, e = config["base"], config.get("label_smoothing", 0.0)
+    base, e = config["base"], float(config.get("label_smoothing", 0.0))
     if base == "hinge":
         return m.apply(max(0.0, 1.0 - m.value), -1.0 if m.value < 1.0 else 0.0)
     if base == "ipo":

@@ -26,18 +26,25 @@ HOME = ROOT / "mmpref" / "losses"
 TESTS = ROOT / "tests" / "unit" / "losses"
 MATHS = ("test_golden.py", "test_sides.py", "test_bases.py", "test_uni_dpo.py", "test_ada_dpo.py",
          "test_ada_balance.py", "test_objective.py", "test_properties.py")  # fmt: skip
+TERMS = ("test_golden_image.py", "test_image_terms.py")
 SUITES = {
-    "sides": MATHS,
-    "bases": MATHS,
+    "sides": (*TERMS, *MATHS),
+    "bases": (*TERMS, *MATHS),
     "ada_dpo": MATHS,
-    "uni_dpo": MATHS,
-    "objective": ("test_tau_good.py", *MATHS),
+    "uni_dpo": (*TERMS, *MATHS),
+    "anchors": TERMS,
+    "kto": TERMS,
+    "pair_term": (*TERMS, "test_ada_balance.py"),
+    "image_term": TERMS,
+    "objective": (*TERMS, "test_tau_good.py", *MATHS),
     "diagnostics": MATHS,
     "logps": ("test_logps.py",),
     "vocab_tiles": ("test_logps.py",),
     "contract": ("test_contract.py", "test_uni_dpo.py", "test_objective.py"),
-    "settings": ("test_settings.py", "test_tau_good.py", "test_former_keys.py"),
-    "values": ("test_settings.py",),
+    "settings": ("test_settings.py", "test_term_settings.py", "test_tau_good.py", "test_former_keys.py"),
+    "term_settings": ("test_term_settings.py",),
+    "values": ("test_settings.py", "test_term_settings.py"),
+    "loss_line": ("test_term_settings.py", "test_idle_keys.py"),
     "former_keys": ("test_former_keys.py",),
     "tau_good": ("test_tau_good.py",),
 }
@@ -96,9 +103,11 @@ ORDER = {ast.Gt: ">=", ast.GtE: ">", ast.Lt: "<=", ast.LtE: "<", ast.Eq: "!=", a
 REMOVED = {"detach", "clamp", "clamp_"}
 METHODS = {"add_": "sub_", "sub_": "add_", "mul_": "div_", "div_": "mul_", "logsigmoid": "sigmoid",
            "maximum": "minimum", "amax": "amin"}  # fmt: skip
-FIELDS = {"mean": "total", "total": "mean", "chosen": "rejected", "rejected": "chosen", "ref_mean": "ref_total",
+FIELDS = {"better": "worse", "worse": "better",
+          "mean": "total", "total": "mean", "chosen": "rejected", "rejected": "chosen", "ref_mean": "ref_total",
           "ref_total": "ref_mean", "chosen_score": "rejected_score", "rejected_score": "chosen_score"}  # fmt: skip
-NAMES = {"score_w": "score_r", "score_r": "score_w", "log_w": "log_r", "log_r": "log_w", "chosen": "rejected",
+NAMES = {"better": "worse", "worse": "better", "good": "bad", "bad": "good",
+         "score_w": "score_r", "score_r": "score_w", "log_w": "log_r", "log_r": "log_w", "chosen": "rejected",
          "rejected": "chosen", "slope_w": "slope_r", "pull_w": "pull_r", "agree": "disagree",
          "disagree": "agree"}  # fmt: skip
 
@@ -251,7 +260,8 @@ def main() -> int:
     while queue or running:
         while queue and len(running) < args.jobs:
             mutant = queue.pop(0)
-            suites = SUITES[mutant.module] if mutant else tuple({s: 0 for group in SUITES.values() for s in group})
+            asked = [mutant.module] if mutant else args.only.split(",")
+            suites = tuple({s: 0 for module in asked for s in SUITES[module]})
             if (child := os.fork()) == 0:
                 run_child(mutant, suites)
             running[child] = (mutant, time.monotonic())
