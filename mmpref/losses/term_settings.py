@@ -218,6 +218,11 @@ def doubts_of_terms(out: Mapping[str, Any], given: Mapping[str, Section | None])
         joint = image is not None and image["combine"] == "joint"
         also = " and the image's, which is joint with it" if joint else ""
         yield f"loss.pair_weight 0 leaves out the term that compares the two answers{also}"
+        has_image = image is not None and not joint and image["weight"] > 0.0
+        if out["uni"] is not None and not (has_image and image["uni"] == "own") and not out["uni"]["nll_lambda"]:
+            yield "loss.uni has no effect with loss.pair_weight 0, no calibrated NLL and no loss.image.uni own"
+        if out["ada"] is not None and not has_image:
+            yield "loss.ada has no effect with loss.pair_weight 0 and no image term of its own"
     if kto is not None:
         for key, value in kto.items():
             if value == 0.0:

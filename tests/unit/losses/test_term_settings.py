@@ -192,6 +192,8 @@ def test_values_are_checked_by_key(mapping, message):
         ({"name": "mdpo", "anchor": {"beta": 1.5}}, r"loss\.anchor\.beta 1\.5 on sums of log-probs saturates"),
         ({"name": "mdpo", "pair_weight": 0}, r"loss\.pair_weight 0 leaves out the term that compares the two answers$"),
         ({"name": "chip", "pair_weight": 0, "nll_weight": 1}, r"loss\.pair_weight 0 .* and the image's"),
+        ({"name": "uni_dpo", "pair_weight": 0, "uni": {"nll_lambda": 0}, "image": True}, r"loss\.uni has no effect"),
+        ({"name": "adadpo", "pair_weight": 0, "nll_weight": 1}, r"loss\.ada has no effect with loss\.pair_weight 0"),
         ({"name": "kto", "kto": {"undesirable_weight": 0}}, r"loss\.kto\.undesirable_weight 0: such answers"),
         ({"name": "ddpo", "token_weights": {"changed": 1}}, r"changed and same are both 1: every token"),
         ({"name": "hsa", "token_weights": {"changed": 2}}, r"token_weights\.changed 2 has no effect with rule column"),
@@ -259,6 +261,19 @@ def test_any_other_term_may_stand_alone(mapping):
 )  # fmt: skip
 def test_one_line_says_all_terms(mapping, words):
     assert words in loss_line(quiet(mapping), reference="r")
+
+
+def test_what_still_acts_without_the_pair_term_is_not_called_idle():
+    for mapping in (
+        {"name": "adadpo", "pair_weight": 0, "image": True},
+        {"name": "uni_dpo", "pair_weight": 0, "uni": {"nll_lambda": 0}, "image": {"uni": "own"}},
+        {"name": "uni_dpo", "pair_weight": 0, "uni": {"tau_good": 2}},
+    ):
+        with pytest.warns(SuspiciousLossWarning) as caught:
+            resolve(mapping)
+        assert [str(found.message) for found in caught] == [
+            "loss.pair_weight 0 leaves out the term that compares the two answers"
+        ]
 
 
 def test_one_line_says_nothing_of_what_is_off():
