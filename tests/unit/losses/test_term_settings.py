@@ -124,7 +124,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "dpo", "pair_weight": 0}, r"loss\.pair_weight is 0 and no other term"),
     ({"name": "dpo", "pair_weight": 0, "image": {"weight": 0}}, r"loss\.pair_weight is 0 and no other term"),
     ({"name": "chip", "pair_weight": 0}, r"loss\.pair_weight is 0 and no other term"),
-    ({"name": "mpo", "anchor": {"delta": "runing"}}, r"loss\.anchor\.delta must be a number or running, got 'runing'"),
+    ({"name": "mpo", "anchor": {"delta": "walking"}}, r"loss\.anchor\.delta must be a number or running, got 'walking'"),
 ]
 
 
@@ -138,7 +138,7 @@ def test_what_cannot_work_is_refused_by_key_and_what_the_message_says_to_write_w
     assert said
     for advice in said:
         given = dict(mapping)
-        if given.get("anchor") == {"delta": "runing"}:
+        if given.get("anchor") == {"delta": "walking"}:
             given["anchor"] = {}  # the type of a key is refused before the loss is looked at
         file.write_text(yaml.safe_dump({**recipe, "loss": given}), encoding="utf-8")
         quiet(load_recipe(file, advice.split()).loss.as_mapping())
