@@ -11,10 +11,10 @@ from mmpref.training.trainer.trainer import PreferenceTrainer
 real = PreferenceTrainer._logps
 
 
-def sleepy(self: PreferenceTrainer, model: Any, batch: Any) -> Any:
+def sleepy(self: PreferenceTrainer, *given: Any) -> Any:
     if self.world.rank == 1 and self.state.global_step == 2:
         time.sleep(25)
-    return real(self, model, batch)
+    return real(self, *given)
 
 
 if __name__ == "__main__":
