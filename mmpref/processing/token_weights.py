@@ -183,12 +183,31 @@ def characters(row_id: str, side: str, text: str, ids: Sequence[int], decode: De
         )  # fmt: skip
     shift = (len(text) - len(text.lstrip())) - (len(whole) - len(learnt))
     found, begin = [], 0
-    for count in range(1, len(ids) + 1):
+    for text_so_far in _beginnings(ids, whole, decode):
         # what is decoded of half a character is not what stands there
-        end = max(begin, _common_beginning(decode(ids[:count]), whole))
+        end = max(begin, _common_beginning(text_so_far, whole))
         found.append((begin, max(end, begin + 1)))
         begin = end
     return [(first + shift, last + shift) for first, last in (_without_blanks(whole, *one) for one in found)]
+
+
+_DECODED_AT_ONCE = 24
+
+
+def _beginnings(ids: Sequence[int], whole: str, decode: Decode) -> list[str]:
+    """The text of the first token, of the first two, and so on. Long answers are decoded piece by piece, each piece
+    behind a token of the piece before, because tokenizers treat the first token in its own way.
+    """
+    found: list[str] = []
+    begin, before, first = 0, "", ""
+    for count in range(1, len(ids) + 1):
+        text = before + decode(ids[max(begin - 1, 0) : count])[len(first) :]
+        found.append(text)
+        if count - begin >= _DECODED_AT_ONCE and whole.startswith(text):
+            last = decode(ids[count - 1 : count])
+            if last.strip() and text.endswith(last.strip()):  # a token that is no part of a character
+                begin, before, first = count, text, last
+    return found if not found or found[-1] == whole else [decode(ids[:count]) for count in range(1, len(ids) + 1)]
 
 
 def _without_blanks(text: str, begin: int, end: int) -> tuple[int, int]:

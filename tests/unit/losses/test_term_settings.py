@@ -124,7 +124,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "dpo", "pair_weight": 0}, r"loss\.pair_weight is 0 and no other term"),
     ({"name": "dpo", "pair_weight": 0, "image": {"weight": 0}}, r"loss\.pair_weight is 0 and no other term"),
     ({"name": "chip", "pair_weight": 0}, r"loss\.pair_weight is 0 and no other term"),
-    ({"name": "mpo", "anchor": {"delta": "walking"}}, r"loss\.anchor\.delta must be a number or running, got 'walking'"),
+    (
+        {"name": "mpo", "anchor": {"delta": "walking"}},
+        r"loss\.anchor\.delta must be a number or running, got 'walking'",
+    ),
 ]
 
 

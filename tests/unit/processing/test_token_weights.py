@@ -209,7 +209,13 @@ def test_a_token_of_two_spans_takes_the_larger_weight_and_one_partly_outside_tha
         assert found[at] == want
 
 
-@pytest.mark.parametrize("text", ["a red square .", "  it shows 🐈 and é, 好 .", "Yes\n\n  No ", "x"])
+LONG = "there is no dog , é 🐈 好 " * 9 + "there is one red square . " * 9
+ASCII_LONG = "Yes No Yes\n No " * 15
+
+
+@pytest.mark.parametrize(
+    "text", ["a red square .", "  it shows 🐈 and é, 好 .", "Yes\n\n  No ", "x", LONG, "🐈" * 20, ASCII_LONG]
+)
 @pytest.mark.parametrize("tokenizer", ["text", "llava_vicuna", "qwen2_vl", "metaspace"])
 def test_characters_of_tokens_are_those_that_the_tokenizer_itself_names(tokenizer: str, text: str) -> None:
     """Blanks aside: tokenizers differ in whose they are."""
