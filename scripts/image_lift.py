@@ -48,6 +48,15 @@ class Sides:
     others: Mapping[str, tuple[float, ...]]
     """Of the chosen answer under each other image."""
 
+    def only(self, places: Sequence[int]) -> Sides:
+        """Of some pairs."""
+
+        def of(values: Sequence[float]) -> tuple[float, ...]:
+            return tuple(values[place] for place in places)
+
+        others = {kind: of(values) for kind, values in self.others.items()}
+        return Sides(of(self.chosen), of(self.rejected), of(self.tokens), others)
+
     def lift(self, kind: str) -> float:
         """Nats a token that the image is worth for the chosen answers, over the other image; mean over pairs."""
         return _mean(
@@ -105,6 +114,15 @@ def measure(start: Path, run: Path, pairs_file: Path, out: Path) -> dict[int, Si
             found[_step(folder)] = batches.sides(loaded)
         write_json(out, {str(step): _as_json(sides) for step, sides in found.items()})
     return {int(step): Sides(**sides) for step, sides in _read(out).items()}
+
+
+def kinds_of_answers(pairs_file: Path) -> dict[str, list[int]]:
+    """Places of the pairs whose chosen answer is a caption, says yes, or says no."""
+    found: dict[str, list[int]] = {"captions": [], "yes": [], "no": []}
+    for place, line in enumerate(pairs_file.read_text(encoding="utf-8").splitlines()):
+        row = json.loads(line)
+        found["captions" if row["meta"]["task"] == "caption" else row["chosen"].split()[0]].append(place)
+    return found
 
 
 def _step(folder: Path) -> int:

@@ -24,7 +24,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 import torch
 from demo_seeds import mean_and_interval
-from image_lift import OTHERS, Sides, measure
+from image_lift import OTHERS, Sides, kinds_of_answers, measure
 from make_loss_figures import STYLE
 from transformers.utils.logging import disable_progress_bar
 
@@ -107,6 +107,8 @@ class Found:
 
     metrics: Mapping[str, float]
     sides: dict[int, Sides]
+    kinds: Mapping[str, Sequence[int]]
+    """Places of the held-out pairs with each kind of answer."""
 
 
 def start_of(seed: int, work: Path) -> tuple[RunDir, WorldFiles]:
@@ -142,7 +144,7 @@ def run_method(name: str, seed: int, work: Path) -> Found:
     table = comparison_table(load_runs([start.path, run.path]))
     cells = table.lines[1].cells
     sides = measure(start.model, run.path, world.pairs_heldout, run.path / "lift.json")
-    return Found({key: _known(cells[key].value) for key in METRICS}, sides)
+    return Found({key: _known(cells[key].value) for key in METRICS}, sides, kinds_of_answers(world.pairs_heldout))
 
 
 def start_metrics(seed: int, work: Path) -> dict[str, float]:
@@ -207,6 +209,11 @@ def text(found: Mapping[str, Sequence[Found]], starts: Sequence[Mapping[str, flo
             "own image and under the crop, and the margin `h_w - h_l` (nats an answer, without beta):"
         ],
         pairs_table(found),
+        [
+            "The lift over the crop by kind of answer, and for captions what it is made of: the change of their "
+            "log-prob under their own image and under the crop, nats an answer:"
+        ],
+        kinds_table(found),
         ["Differences from DPO, seed by seed:"],
         differences_table(found),
         ["CHAIR_s / recall / lift over the crop of each seed:"],
@@ -235,6 +242,22 @@ def pairs_table(found: Mapping[str, Sequence[Found]]) -> list[str]:
             written([value(one.sides) for one in ones], scale=scale, digits=digits, signed=head in CHANGES)
             for head, (value, scale, digits) in LIFTS.items()
         ]
+        lines.append(_row(METHODS[name].label, cells))
+    return lines
+
+
+def kinds_table(found: Mapping[str, Sequence[Found]]) -> list[str]:
+    """Markdown: the lift of captions, of answers that say yes and of those that say no."""
+    lines = _head(["captions", "yes", "no", "captions, own image", "captions, crop"])
+    first = next(iter(found.values()))
+    names = ("captions", "yes", "no")
+    at_start = [written([one.sides[0].only(one.kinds[kind]).lift("crop") for one in first], digits=2) for kind in names]
+    lines.append(_row("start", [*at_start, "", ""]))
+    for name, ones in found.items():
+        cells = [written([_last(x.sides).only(x.kinds[kind]).lift("crop") for x in ones], digits=2) for kind in names]
+        both = [(x.sides[0].only(x.kinds["captions"]), _last(x.sides).only(x.kinds["captions"])) for x in ones]
+        cells.append(written([end.chosen_change(begin) for begin, end in both], digits=2, signed=True))
+        cells.append(written([end.other_change(begin, "crop") for begin, end in both], digits=2, signed=True))
         lines.append(_row(METHODS[name].label, cells))
     return lines
 
