@@ -293,21 +293,32 @@ def seeds_table(found: Mapping[str, Sequence[Found]], seeds: Sequence[int]) -> l
 
 
 def draw(found: Mapping[str, Sequence[Found]], file: Path) -> None:
-    """The lift over training, mean over seeds: one panel for each other image."""
+    """Over training, mean over seeds: the lift, and the two log-probs that it is the difference of."""
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(OTHERS), figsize=(8.6, 3.4), sharex=True)
-        for ax, kind in zip(axes, OTHERS, strict=True):
-            for colour, name in zip(COLOURS, SHOWN, strict=True):
-                if name in found:
-                    steps = sorted(found[name][0].sides)
-                    means = [mean_and_interval([x.sides[step].lift(kind) for x in found[name]])[0] for step in steps]
-                    ax.plot(steps, means, colour, label=METHODS[name].label, marker="o", markersize=3)
-            ax.set(xlabel="step", ylabel="nats a token", title=f"Worth of the image over a {kind}")
-        axes[0].legend(fontsize=7)
+        figure, (lift, parts) = plt.subplots(1, 2, figsize=(8.6, 3.6), sharex=True)
+        for colour, name in zip(COLOURS, SHOWN, strict=True):
+            if name in found:
+                _line(lift, found[name], lambda one, step: one.sides[step].lift("crop"), colour, METHODS[name].label)
+                _line(parts, found[name], lambda one, step: one.sides[step].chosen_change(one.sides[0]), colour)
+                crop = _line(
+                    parts, found[name], lambda one, step: one.sides[step].other_change(one.sides[0], "crop"), colour
+                )
+                crop.set_linestyle("--")
+        lift.set(xlabel="step", ylabel="nats a token", title="Worth of the image, over a crop")
+        parts.set(xlabel="step", ylabel="nats an answer", title="Chosen answer: its image (—), the crop (- -)")
+        lift.legend(fontsize=7)
         figure.tight_layout()
         file.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(file, metadata={"Date": None})
         plt.close(figure)
+
+
+def _line(
+    ax: Any, ones: Sequence[Found], value: Callable[[Found, int], float], colour: str, label: str | None = None
+) -> Any:
+    steps = sorted(ones[0].sides)
+    means = [mean_and_interval([value(one, step) for one in ones])[0] for step in steps]
+    return ax.plot(steps, means, colour, label=label, marker="o", markersize=3)[0]
 
 
 def main() -> None:
