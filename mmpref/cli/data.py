@@ -128,7 +128,13 @@ def verify(
 class TargetOptions:
     """What a conversion writes."""
 
-    to: Annotated[str, typer.Option(help="canonical, trl, llamafactory_sharegpt, llamafactory_alpaca or ms_swift.")]
+    to: Annotated[
+        str,
+        typer.Option(
+            help="canonical, trl, llamafactory_sharegpt, llamafactory_alpaca or ms_swift; of labelled answers trl_kto, "
+            "llamafactory_kto, llamafactory_kto_sharegpt or ms_swift_kto."
+        ),
+    ]
     out: Annotated[Path, typer.Option(help="The file to write; what it needs beside it is written too.")]
     image_folder: Annotated[
         Path | None,

@@ -71,6 +71,10 @@ _SAID = {
     "llamafactory_alpaca": "media_dir",
     "llamafactory_sharegpt": "media_dir",
     "ms_swift": "ROOT_IMAGE_DIR",
+    "trl_kto": "data.root",
+    "llamafactory_kto": "media_dir",
+    "llamafactory_kto_sharegpt": "media_dir",
+    "ms_swift_kto": "ROOT_IMAGE_DIR",
 }
 """What the reader of a target calls the folder that image paths start from."""
 
@@ -315,15 +319,17 @@ def _read_info(path: Path, name: str) -> dict[str, Any]:
 
 def _info(file_name: str, target: str, columns: set[str]) -> dict[str, Any]:
     """LLaMA-Factory's description of the file: which column has what."""
-    if target == "llamafactory_alpaca":
+    names = {"messages": "conversations"}
+    if target in ("llamafactory_alpaca", "llamafactory_kto"):
         names = {"prompt": "instruction", "query": "input"}
-    else:
-        names = {"messages": "conversations"}
-    names |= {"chosen": "chosen", "rejected": "rejected"}
+    if target == "llamafactory_kto":
+        names["response"] = "output"
+    is_ranking = not target.startswith("llamafactory_kto")
+    names |= {"chosen": "chosen", "rejected": "rejected"} if is_ranking else {"kto_tag": "kto_tag"}
     names |= {key: key for key in ("system", "history", "images", "videos", "tools") if key in columns}
     return {
         "file_name": file_name,
-        "formatting": target.removeprefix("llamafactory_"),
-        "ranking": True,
+        "formatting": "alpaca" if "prompt" in names else "sharegpt",
+        "ranking": is_ranking,
         "columns": names,
     }

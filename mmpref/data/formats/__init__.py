@@ -19,6 +19,7 @@ from mmpref.data.formats.comparison_sets import COMPARISON_SETS
 from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import fault
 from mmpref.data.formats.frameworks import SUITES
+from mmpref.data.formats.labelled import LABELLED
 from mmpref.data.formats.more_frameworks import MORE_SUITES
 from mmpref.data.formats.paper_sets import PAPER_SETS
 from mmpref.data.formats.plain_pairs import PLAIN_PAIRS
@@ -50,6 +51,7 @@ _ALL = (
     *PAPER_SETS,
     *ALIGN_ANYTHING,
     *PLAIN_PAIRS,
+    *LABELLED,
 )
 
 FORMATS: Mapping[str, Format] = MappingProxyType({found.name: found for found in _ALL})

@@ -56,14 +56,21 @@ class CanonicalRow:
     """Of the chosen and the rejected answer; None takes the row's own."""
     look_for_scores: bool = True
     """Whether the row's own may have other names than ours."""
+    other_images: Images | None = None
+    label: Any = None
+    """Of a single answer, as the row has it."""
+    weight: float | None = None
+    """Of the pair's whole loss, by which the row's own is multiplied; None takes that alone."""
+    rejected_weight: Any = None
+    """Of the rejected answer's tokens; None takes the row's own."""
     ignored: Sequence[str] = ()
     """Columns on the list of those that change a pair which this format knows to change nothing."""
 
     def build(self, row: Row, options: FormatOptions) -> dict[str, Any]:
         """The canonical row; what was not used goes to ``meta``, untouched.
 
-        A system prompt, tools, switches of the chat template, ``response_prefix`` and ``rejected_images`` are read
-        here, whatever the format, from columns that are not ``used``.
+        A system prompt, tools, switches of the chat template, ``response_prefix``, ``rejected_images``,
+        ``other_images`` and weights are read here, whatever the format, from columns that are not ``used``.
 
         Raises:
             RowError: image places and images that do not match, or a column that changes the pair and was not read.
@@ -82,10 +89,17 @@ class CanonicalRow:
         if rejected_images is None and shared.rejected_images is not None:
             rejected_key = shared.rejected_images[1]
             rejected_images = read_images(*shared.rejected_images, options)
+        other_images, other_key = self.other_images, "other_images"
+        if other_images is None and shared.other_images is not None:
+            other_key = shared.other_images[1]
+            other_images = read_images(*shared.other_images, options)
+        self._refuse_unfit(said, shared)
         meta = _own_meta(row)
         self._refuse_unread(row, left, meta, id_key=id_key, prompt=_texts(prompt), said=said)
         kinds = [part["type"] for message in prompt for part in message["content"]]
-        _refuse_other_counts(kinds.count("image"), {"images": self.images, rejected_key: rejected_images})
+        _refuse_other_counts(
+            kinds.count("image"), {"images": self.images, rejected_key: rejected_images, other_key: other_images}
+        )
         if (places := kinds.count("video")) != len(self.images.videos):
             raise fault(
                 "video_count", f"the prompt has {places} video parts and the row has {len(self.images.videos)} videos"
@@ -113,8 +127,35 @@ class CanonicalRow:
             "meta": meta or None,
             "template_kwargs": shared.template_kwargs,
             "videos": self.images.videos or None,
+            "other_images": None if other_images is None else other_images.items,
+            "weight": self._weight(shared.weights.get("weight")),
+            "chosen_weight": shared.weights.get("chosen_weight"),
+            "rejected_weight": shared.weights.get("rejected_weight", self.rejected_weight),
+            "label": self.label,
         }
         return {key: value for key, value in result.items() if value is not None}
+
+    def _weight(self, own: Any) -> Any:
+        if self.weight is None:
+            return own
+        return self.weight if own is None else self.weight * own
+
+    def _refuse_unfit(self, said: _Spoken, shared: Shared) -> None:
+        """Refuse spans that count the characters of an answer which begins or ends elsewhere than in the row, and
+        images of a rejected answer that a single answer does not have."""
+        if self.label is not None and shared.rejected_images is not None:
+            raise fault(
+                "rejected_images",
+                f"column {shared.rejected_images[1]!r} holds images of a rejected answer, and the row is a single "
+                "answer with a label: drop the column, or give the rejected answer",
+            )
+        for side, read, written in (("chosen", said.chosen, self.chosen), ("rejected", said.rejected, self.rejected)):
+            if read != written and isinstance(shared.weights.get(f"{side}_weight"), list | tuple):
+                raise fault(
+                    "answer_weight",
+                    f"'{side}_weight' has spans of an answer from which marks of a chat template are taken off, so "
+                    "that they would be of other characters: take the marks off in the row, and count anew",
+                )
 
     def _with_videos(self, said: _Spoken, row: Row, left: Row) -> Sequence[Message]:
         """The prompt with its videos in their places; rows without any keep it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 Row = Mapping[str, Any]
 """A foreign row as a reader gives it. A key whose value is None counts as absent: parquet fills columns that way."""
@@ -49,6 +49,8 @@ class Format:
     """The canonical row (as ``pair_to_row`` gives it) in this format; None for formats that are only read."""
     cannot_hold: tuple[str, ...] = ()
     """Canonical fields that the written format has no place for; a row that uses one is refused, never changed."""
+    holds: Literal["pairs", "labels", "both"] = "pairs"
+    """Whether the written format has pairs, or single answers with a label."""
     template_keys: frozenset[str] | None = frozenset({"tools"})
     """Keys of ``template_kwargs`` that the written format has a place for; None: all."""
 

@@ -56,6 +56,9 @@ def _canonical(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
         if shared.rejected_images is not None:
             value = shared.rejected_images[0]
             found["rejected_images"] = value if isinstance(value, list | tuple) else [value]
+        if shared.other_images is not None:
+            value = shared.other_images[0]
+            found["other_images"] = value if isinstance(value, list | tuple) else [value]
         if shared.template_kwargs:
             own = found.get("template_kwargs")
             both = take_shared({"template_kwargs": own, "chat_template_kwargs": shared.template_kwargs})
@@ -72,11 +75,11 @@ def _says_nothing(key: str, value: Any) -> bool:
     return value is None or (column_of(key) is not None and is_empty(value))
 
 
-def _as_messages(row: Row) -> Row:
+def as_messages(row: Row, *keys: str) -> Row:
     """Turns of ``from`` and ``value`` as messages, as ``maybe_convert_to_chatml`` of TRL's ``data_utils.py`` reads
     them; the usual names of who speaks are read as well."""
     found = {}
-    for key in ("prompt", "chosen", "rejected"):
+    for key in keys:
         if is_turns(row.get(key), "from"):
             roles = OPENAI_ROLES | SHAREGPT_ROLES
             talk = speech(row[key], key, role_key="from", text_key="value", roles=roles)
@@ -86,7 +89,7 @@ def _as_messages(row: Row) -> Row:
 
 def _trl(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """TRL's rows: ``prepare_multimodal_messages`` and ``extract_prompt`` of huggingface/trl ``trl/data_utils.py``."""
-    row = _as_messages(row)
+    row = as_messages(row, "prompt", "chosen", "rejected")
     if has(row, "image", "images"):
         raise fault("images", _BOTH)
     images = images_of(row, options)
@@ -252,7 +255,8 @@ def is_internvl(row: Row) -> bool:
     return (marked or only_text) and is_text(row, "question", "chosen", "rejected")
 
 
-NOT_HELD = ("response_prefix", "rejected_images")
+LOSS_NOT_HELD = ("other_images", "weight", "chosen_weight", "rejected_weight")
+NOT_HELD = ("response_prefix", "rejected_images", *LOSS_NOT_HELD)
 
 SUITES = (
     Format(
@@ -264,6 +268,7 @@ SUITES = (
         to_canonical=_canonical,
         from_canonical=dict,
         template_keys=None,
+        holds="both",
     ),
     Format(
         name="trl",

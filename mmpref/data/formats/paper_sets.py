@@ -17,6 +17,8 @@ from mmpref.data.formats.fields import (
     is_turns,
     needed,
     parts_of,
+    placed_or_first,
+    read_images,
     text,
     turn,
 )
@@ -27,7 +29,9 @@ _VICUNA = re.compile(r"\s*(?P<system>.*?)\s*USER:\s(?P<asked>.*?)\s*ASSISTANT:\s
 
 def _hsa_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """HSA-DPO's own reader (``train_dpo.py`` of Mr-Loevan/HSA-DPO) opens ``{id}.jpg`` and puts the image before the
-    question. Its scores say how grave the hallucination is, and not how good the answer."""
+    question. ``rejected_score`` says how grave the hallucination is, and not how good the answer: its loss multiplies
+    the rejected answer's log-ratio with it, so it is the weight of that answer's tokens. ``chosen_score`` multiplies
+    nothing there unless it is asked to, and stays in ``meta``."""
     if not has(row, "id"):
         raise fault("id", "the row has no 'id', which names its image")
     images = images_of(row, options) if has_image(row) else Images([image_of_id(row["id"], options)], [])
@@ -39,7 +43,8 @@ def _hsa_dpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             images=images,
             chosen=text(row, "chosen"),
             rejected=text(row, "rejected"),
-            used=("image", "images", "question", "chosen", "rejected"),
+            used=("image", "images", "question", "chosen", "rejected", "rejected_score"),
+            rejected_weight=row.get("rejected_score"),
             look_for_scores=False,
         ).build(row, options)
     ]
@@ -52,8 +57,7 @@ def _is_hsa_dpo(row: Row) -> bool:
 
 def _re_align(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """Re-Align's rows (``train_rdpo.py`` of taco-group/Re-Align): turns on both sides, with ``<image>`` where the
-    image belongs. ``retrieved_image`` is the second image of its own loss (rDPO), which no pair has a place for: it
-    is left in ``meta``."""
+    image belongs. ``retrieved_image`` is the image under which its own loss (rDPO) compares the chosen answer."""
     sides = {}
     for key in ("chosen", "rejected"):
         messages = chat_messages(row.get(key), key, InParts())
@@ -68,8 +72,8 @@ def _re_align(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             images=images,
             chosen=chosen,
             rejected=rejected,
-            used=("image", "images", "chosen", "rejected"),
-            ignored=("retrieved_image",),
+            used=("image", "images", "chosen", "rejected", "retrieved_image"),
+            other_images=read_images(row.get("retrieved_image"), "retrieved_image", options),
         ).build(row, options)
     ]
 
@@ -111,10 +115,53 @@ def _stack(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     ]
 
 
+SYMMETRIC = 0.5
+"""What ``run.sh`` of SymMPO gives the two terms about two images beside the one of two answers (its L)."""
+
+
+def _symmpo(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
+    """SymMPO's row (``SymMPODataset`` in ``muffin/data/datasets.py`` of Liuwq-bit/SymMPO) as three pairs: under the
+    first image its good answer against its bad one, and, each with the weight L, its good answer against the second
+    image's good one, and under the second image the other way round. ``resp_2_l`` is not read there either."""
+    asked = text(row, "question", reason="prompt")
+    answers = {key: text(row, key) for key in ("resp_1_w", "resp_1_l", "resp_2_w")}
+    found = []
+    for number, image, better, worse, weight in (
+        (1, "image_1", "resp_1_w", "resp_1_l", None),
+        (2, "image_1", "resp_1_w", "resp_2_w", SYMMETRIC),
+        (3, "image_2", "resp_2_w", "resp_1_w", SYMMETRIC),
+    ):
+        images = needed(read_images(row.get(image), image, options), image)
+        found.append(
+            CanonicalRow(
+                prompt=[turn("user", placed_or_first(asked, len(images.items)))],
+                images=images,
+                chosen=answers[better],
+                rejected=answers[worse],
+                used=("question", "image_1", "image_2", "resp_1_w", "resp_1_l", "resp_2_w"),
+                ids=("idx", "id"),
+                suffix=f":{number}",
+                weight=weight,
+                ignored=("image_path_1", "image_path_2"),  # where the images came from
+            ).build(row, options)
+        )
+    return found
+
+
 PAPER_SETS = (
     Format(
+        name="symmpo",
+        title="SymMPO: two images and their answers as three weighted pairs",
+        signature="question, image_1, image_2, resp_1_w, resp_1_l, resp_2_w",
+        key="resp_2_w",
+        matches=lambda row: (
+            is_text(row, "question", "resp_1_w", "resp_1_l", "resp_2_w") and has(row, "image_1", "image_2")
+        ),
+        to_canonical=_symmpo,
+    ),
+    Format(
         name="hsa_dpo",
-        title="HSA-DPO: the image is {id}.jpg; its scores are grades of hallucination, and are not read",
+        title="HSA-DPO: the image is {id}.jpg; rejected_score is how grave the hallucination is, a weight of tokens",
         signature="id, question, chosen, rejected, chosen_score or rejected_score, no image",
         key="question",
         matches=_is_hsa_dpo,
@@ -122,7 +169,7 @@ PAPER_SETS = (
     ),
     Format(
         name="re_align",
-        title="Re-Align: <image> in the text; retrieved_image is for its own loss, and is not read",
+        title="Re-Align: <image> in the text; retrieved_image is the other image of its loss",
         signature="image, retrieved_image, chosen and rejected (lists of messages)",
         key="retrieved_image",
         matches=_is_re_align,

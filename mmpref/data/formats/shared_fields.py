@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmpref.data.formats.columns import PREFIX, SYSTEM, TEMPLATE, TOOLS, listed, spelt
@@ -25,6 +25,10 @@ class Shared:
     rejected_images: tuple[Any, str] | None = None
     """The value and its column."""
     template_kwargs: dict[str, Any] | None = None
+    other_images: tuple[Any, str] | None = None
+    """The value and its column."""
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    """Weights of the pair and of the tokens of its answers, under our names."""
 
 
 def take_shared(left: dict[str, Any], *, prefix: str = "") -> Shared:
@@ -39,7 +43,9 @@ def take_shared(left: dict[str, Any], *, prefix: str = "") -> Shared:
     """
     system: tuple[str, str] | None = None
     rejected_images: tuple[Any, str] | None = None
+    other_images: tuple[Any, str] | None = None
     kwargs: dict[str, Any] = {}
+    weights = _take_weights(left)
     for key, column in listed(tuple(left)):
         value = left[key]
         if column.use != "late" or is_empty(value):
@@ -61,10 +67,25 @@ def take_shared(left: dict[str, Any], *, prefix: str = "") -> Shared:
             prefix = value
         elif spelt(key) in ("rejected_images", "rejected_image"):
             rejected_images = (value, key)
+        elif spelt(key) in ("other_images", "other_image"):
+            other_images = (value, key)
         else:
             continue
         del left[key]
-    return Shared(system, prefix, rejected_images, kwargs or None)
+    return Shared(system, prefix, rejected_images, kwargs or None, other_images, weights)
+
+
+def _take_weights(left: dict[str, Any]) -> Mapping[str, Any]:
+    """The weights among the columns that are left, taken out. A ``weight`` that is no number is that of something
+    else."""
+    found = {}
+    for key in ("weight", "chosen_weight", "rejected_weight"):
+        value = left.get(key)
+        if value is None or is_empty(value):
+            continue
+        if key != "weight" or (isinstance(value, int | float) and not isinstance(value, bool)):
+            found[key] = left.pop(key)
+    return found
 
 
 def _add(kwargs: dict[str, Any], more: Mapping[str, Any], key: str) -> None:

@@ -20,6 +20,7 @@ from mmpref.data.formats.contract import Format, FormatOptions, Row
 from mmpref.data.formats.fields import (
     IMAGE_PART,
     PLACEHOLDER,
+    Images,
     Message,
     answer_without_images,
     fault,
@@ -36,7 +37,7 @@ from mmpref.data.formats.fields import (
     turn,
     without_none,
 )
-from mmpref.data.formats.frameworks import history_of, images_of
+from mmpref.data.formats.frameworks import LOSS_NOT_HELD, history_of, images_of
 
 _TALKS = ("messages", "conversation", "conversations")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
@@ -82,15 +83,7 @@ def _is_swift(row: Row) -> bool:
 def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
     """ms-swift's row. Where there are more images than places, the missing places come before what is said first: its
     own rule, and the reason why many of its files have no places at all."""
-    inside = InParts()
-    if has_any(row, *_TALKS):
-        key = _talk_key(row)
-        if key is None:
-            raise fault("prompt", f"the row has more than one of the columns {', '.join(_TALKS)}; keep one")
-        used: tuple[str, ...] = (key,)
-        turns = _swift_turns(row, key, inside)
-    else:
-        turns, used = _questions(row)
+    turns, used, inside = _talk(row)
     answer = _said(turns[-1], used[-1])
     rejected = _rejected(row, turns, answer)
     more = read_images(row["rejected_images"], "rejected_images", options) if has(row, "rejected_images") else None
@@ -104,14 +97,9 @@ def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             )
     if has(row, "rejected_videos") and read_videos(row["rejected_videos"], "videos", options) != images.videos:
         refuse("rejected_videos", REJECTED_VIDEO)
-    prompt = turns[:-1]
-    missing = len(images.items) - sum(part == IMAGE_PART for message in prompt for part in message["content"])
-    first = next((message for message in prompt if message["role"] == "user"), None)
-    if first is not None and missing > 0:
-        first["content"] = [*(dict(IMAGE_PART) for _ in range(missing)), *first["content"]]
     return [
         CanonicalRow(
-            prompt=prompt,
+            prompt=_with_missing(turns[:-1], images),
             images=images,
             chosen=answer,
             rejected=answer_without_images(rejected, "rejected"),
@@ -119,6 +107,33 @@ def _swift(row: Row, options: FormatOptions) -> list[dict[str, Any]]:
             rejected_images=more,
         ).build(row, options)
     ]
+
+
+def _talk(row: Row) -> tuple[list[Message], tuple[str, ...], InParts]:
+    """The turns with the answer, the columns that they are from, and the images inside of them."""
+    inside = InParts()
+    if not has_any(row, *_TALKS):
+        return *_questions(row), inside
+    key = _talk_key(row)
+    if key is None:
+        raise fault("prompt", f"the row has more than one of the columns {', '.join(_TALKS)}; keep one")
+    return _swift_turns(row, key, inside), (key,), inside
+
+
+def _with_missing(prompt: list[Message], images: Images) -> list[Message]:
+    """The prompt with places for all images: those that are missing come before what is said first."""
+    missing = len(images.items) - sum(part == IMAGE_PART for message in prompt for part in message["content"])
+    first = next((message for message in prompt if message["role"] == "user"), None)
+    if first is not None and missing > 0:
+        first["content"] = [*(dict(IMAGE_PART) for _ in range(missing)), *first["content"]]
+    return prompt
+
+
+def swift_answered(row: Row, options: FormatOptions) -> tuple[list[Message], str, Images, tuple[str, ...]]:
+    """The prompt of a row with one answer, that answer, its images, and the columns that were read."""
+    turns, used, inside = _talk(row)
+    images = images_in_parts(inside, images_of(row, options), options)
+    return _with_missing(turns[:-1], images), _said(turns[-1], used[-1]), images, used
 
 
 def _rejected(row: Row, turns: list[Message], answer: str) -> str:
@@ -231,6 +246,6 @@ SWIFT = (
         matches=_is_swift,
         to_canonical=_swift,
         from_canonical=writers.to_ms_swift,
-        cannot_hold=("response_prefix",),
+        cannot_hold=("response_prefix", *LOSS_NOT_HELD),
     ),
 )

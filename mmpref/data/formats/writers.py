@@ -19,11 +19,7 @@ SHAREGPT_TAGS = {"user": "human", "assistant": "gpt", "system": "system"}
 def to_trl(row: Row) -> dict[str, Any]:
     """TRL's conversational preference row with ordered parts."""
     written = _start(row, "response_prefix", "rejected_images", template_keys=None)
-    kwargs = dict(row.get("template_kwargs") or {})
-    if "tools" in kwargs:
-        written["tools"] = kwargs.pop("tools")
-    if kwargs:
-        written["chat_template_kwargs"] = kwargs
+    _add_kwargs(written, row)
     written |= _media(row)
     written["prompt"] = [{"role": message["role"], "content": _parts(message)} for message in row["prompt"]]
     for message in written["prompt"]:
@@ -33,19 +29,62 @@ def to_trl(row: Row) -> dict[str, Any]:
     return _finish(written, row)
 
 
+def to_trl_kto(row: Row) -> dict[str, Any]:
+    """TRL's unpaired preference row."""
+    written = _start(row, "response_prefix", template_keys=None, labels=True)
+    _add_kwargs(written, row)
+    written |= _media(row)
+    written["prompt"] = [{"role": message["role"], "content": _parts(message)} for message in row["prompt"]]
+    for message in written["prompt"]:
+        text_of(message["content"])
+    answer = [{"type": "text", "text": row["chosen"]}]
+    written |= {"completion": [{"role": "assistant", "content": answer}], "label": row["label"]}
+    return _finish(written, row)
+
+
+def to_alpaca_kto(row: Row) -> dict[str, Any]:
+    """LLaMA-Factory's alpaca row with a ``kto_tag``."""
+    written = _start(row, "response_prefix", plain=True, labels=True) | _asked_alpaca(row)
+    written |= {"output": refuse_placeholders(row["chosen"]), "kto_tag": row["label"], **_media(row)}
+    return _finish(written, row)
+
+
+def to_sharegpt_kto(row: Row) -> dict[str, Any]:
+    """LLaMA-Factory's sharegpt row with a ``kto_tag``."""
+    written = _start(row, "response_prefix", labels=True)
+    system, turns = _system(row)
+    turns = [*turns, ("assistant", refuse_placeholders(row["chosen"]))]
+    written["conversations"] = [{"from": SHAREGPT_TAGS[role], "value": said} for role, said in turns]
+    if system:
+        written["system"] = system
+    return _finish(written | {"kto_tag": row["label"], **_media(row)}, row)
+
+
+def to_ms_swift_kto(row: Row) -> dict[str, Any]:
+    """ms-swift's row with a ``label``."""
+    written = _start(row, "response_prefix", labels=True)
+    turns = [{"role": message["role"], "content": text_of(_parts(message))} for message in row["prompt"]]
+    answer = {"role": "assistant", "content": refuse_placeholders(row["chosen"])}
+    return _finish(written | {"messages": [*turns, answer], "label": row["label"], **_media(row)}, row)
+
+
 def to_alpaca(row: Row) -> dict[str, Any]:
     """LLaMA-Factory's alpaca ranking row: the last question is ``instruction``, earlier turns are ``history``."""
-    written = _start(row, "response_prefix", "rejected_images", plain=True)
+    written = _start(row, "response_prefix", "rejected_images", plain=True) | _asked_alpaca(row)
+    written |= {side: refuse_placeholders(row[side]) for side in ("chosen", "rejected")}
+    written |= _media(row)
+    return _finish(written, row)
+
+
+def _asked_alpaca(row: Row) -> dict[str, Any]:
     system, turns = _system(row)
-    written |= {"instruction": turns[-1][1], "input": ""}
+    written: dict[str, Any] = {"instruction": turns[-1][1], "input": ""}
     if system:
         written["system"] = system
     if len(turns) > 1:
         asked, answered = turns[:-1:2], turns[1::2]
         written["history"] = [[question, answer] for (_, question), (_, answer) in zip(asked, answered, strict=True)]
-    written |= {side: refuse_placeholders(row[side]) for side in ("chosen", "rejected")}
-    written |= _media(row)
-    return _finish(written, row)
+    return written
 
 
 def to_sharegpt(row: Row) -> dict[str, Any]:
@@ -80,13 +119,32 @@ def to_ms_swift(row: Row) -> dict[str, Any]:
 
 
 def _start(
-    row: Row, *not_held: str, template_keys: frozenset[str] | None = frozenset({"tools"}), plain: bool = False
+    row: Row,
+    *not_held: str,
+    template_keys: frozenset[str] | None = frozenset({"tools"}),
+    plain: bool = False,
+    labels: bool = False,
 ) -> dict[str, Any]:
-    """What every row begins with; tools as JSON text, where the target takes them so. ``plain``: it has no messages."""
-    if row.get("rejected") is None:
+    """What every row begins with; tools as JSON text, where the target takes them so. ``plain``: it has no messages,
+    ``labels``: it is of single answers."""
+    if labels:
+        if row.get("rejected") is not None or row.get("label") is None:
+            raise fault(
+                "no_label",
+                "the target has single answers with a 'label', and the row is "
+                + ("a pair" if row.get("rejected") is not None else "an answer without one"),
+            )
+    elif row.get("label") is not None:
+        raise fault(
+            "single_answer",
+            "the row is a single answer with a 'label', and the target has pairs: write trl_kto, ms_swift_kto, "
+            "llamafactory_kto or llamafactory_kto_sharegpt",
+        )
+    elif row.get("rejected") is None:
         raise fault("no_rejected", "the row has no 'rejected' answer, and the target is a preference format")
+    not_held = (*not_held, "other_images", "weight", "chosen_weight", "rejected_weight")
     prompt = [{"role": message["role"], "content": _parts(message)} for message in row["prompt"]]
-    if is_written_out(prompt, row["chosen"], row["rejected"], plain=plain):
+    if is_written_out(prompt, row["chosen"], row.get("rejected"), plain=plain):
         raise fault(
             "literal_chat_markup",
             "the prompt or an answer holds marks of a chat template as text, and a reader of the written row would "
@@ -107,6 +165,15 @@ def _start(
     if template_keys is not None and "tools" in kwargs:
         return {"id": row["id"], "tools": json.dumps(kwargs["tools"], ensure_ascii=False)}
     return {"id": row["id"]}
+
+
+def _add_kwargs(written: dict[str, Any], row: Row) -> None:
+    """Tools, and what else the chat template is given, in columns of their own."""
+    kwargs = dict(row.get("template_kwargs") or {})
+    if "tools" in kwargs:
+        written["tools"] = kwargs.pop("tools")
+    if kwargs:
+        written["chat_template_kwargs"] = kwargs
 
 
 def _media(row: Row) -> dict[str, Any]:

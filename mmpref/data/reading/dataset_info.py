@@ -82,10 +82,14 @@ class Entry:
     columns: Mapping[str, str]
     """Name in the rows -> name that our adapter reads."""
     tags: Mapping[str, str]
+    has_labels: bool = False
+    """Its rows are single answers with a ``kto_tag``, and no pairs."""
 
     @property
     def format(self) -> str:
         """The row format in which :meth:`row` gives the rows."""
+        if self.has_labels:
+            return "llamafactory_kto" if self.formatting == "alpaca" else "llamafactory_kto_sharegpt"
         return f"llamafactory_{self.formatting}"
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +116,7 @@ class Entry:
             turns = found.get("conversations")
             if isinstance(turns, list | tuple):
                 found["conversations"] = [self._turn(turn) for turn in turns]
-            for side in ("chosen", "rejected"):
+            for side in () if self.has_labels else ("chosen", "rejected"):
                 found[side] = self._turn(found.get(side))
         return found
 
@@ -145,13 +149,13 @@ def read_entries(path: Path) -> dict[str, Any] | None:
 
 
 def choose_entry(path: Path, entries: Mapping[str, Any], name: str | None) -> Entry:
-    """The named data set, or the only one that holds preferences.
+    """The named data set, or the only one that holds preferences, as pairs or as single answers with a ``kto_tag``.
 
     Raises:
         ConfigError: a choice that must be made, a name that is not there, or an entry that holds no pairs or cannot
             be read; the message names what there is.
     """
-    ranking = [known for known, entry in entries.items() if entry.get("ranking") is True]
+    ranking = [known for known, entry in entries.items() if entry.get("ranking") is True or _has_labels(entry)]
     listed = ", ".join(ranking[:30]) or "none"
     if name is None:
         if len(ranking) != 1:
@@ -163,6 +167,12 @@ def choose_entry(path: Path, entries: Mapping[str, Any], name: str | None) -> En
     if name not in ranking:
         raise ConfigError(f"{name!r} in {path} has no ranking: true, so it holds no pairs; those of pairs: {listed}")
     return _entry(path, name, entries[name])
+
+
+def _has_labels(entry: Mapping[str, Any]) -> bool:
+    """Whether the rows are single answers with a label; LLaMA-Factory looks at the tag before it looks for a pair."""
+    columns = entry.get("columns")
+    return entry.get("ranking") is not True and isinstance(columns, Mapping) and columns.get("kto_tag") is not None
 
 
 def _entry(path: Path, name: str, given: Mapping[str, Any]) -> Entry:
@@ -184,17 +194,23 @@ def _entry(path: Path, name: str, given: Mapping[str, Any]) -> Entry:
         path=_local(path, given, where),
         hub=_hub_spec(given),
         split=_text(given, "split", where),
-        columns=_columns(columns, formatting, where),
+        columns=_columns(columns, formatting, where, has_labels=_has_labels(given)),
+        has_labels=_has_labels(given),
         tags={key: _text(tags, key, where) or default for key, default in _TAGS.items()},
     )
 
 
-def _columns(given: Mapping[str, Any], formatting: str, where: str) -> dict[str, str]:
+def _columns(given: Mapping[str, Any], formatting: str, where: str, *, has_labels: bool) -> dict[str, str]:
     ours = _COLUMNS[formatting]
+    if has_labels:
+        more = {"kto_tag": "kto_tag", **({"response": "output"} if formatting == "alpaca" else {})}
+        ours = {key: name for key, name in ours.items() if name not in ("chosen", "rejected")} | more
     if unknown := sorted(set(given) - set(ours) - _UNUSED):
         raise DataError(f"{where} has unknown columns {', '.join(unknown)}; known: {', '.join(ours)}")
     asked = "prompt" if formatting == "alpaca" else "messages"
     defaults = {asked: ours[asked], "chosen": "chosen", "rejected": "rejected"}
+    if has_labels:
+        defaults = {asked: ours[asked], **({"response": "output"} if formatting == "alpaca" else {})}
     if not given and formatting == "alpaca":
         defaults["query"] = ours["query"]
     named = {key: _text(given, key, where) for key in ours if given.get(key) is not None}

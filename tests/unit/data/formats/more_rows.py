@@ -67,6 +67,25 @@ MORE_ROWS: dict[str, Row] = {
     "axolotl": {"prompt": "What?", "chosen_response": GOOD, "rejected_response": BAD},
     "hh_rlhf": {side: f"\n\nHuman: What?\n\nAssistant: {answer}" for side, answer in ANSWERS.items()},
     "stack_exchange_paired": {"question": "What?", "response_j": GOOD, "response_k": BAD, "qid": 3},
+    "symmpo": {
+        "idx": 6,
+        "image_1": "a.png",
+        "image_2": "b.png",
+        "question": "What?",
+        "resp_1_w": GOOD,
+        "resp_1_l": BAD,
+        "resp_2_w": "A green cup.",
+    },
+    "trl_kto": {"images": ["a.png"], "prompt": [said("user", "What?")], "completion": GOOD, "label": True},
+    "llamafactory_kto": {"instruction": "<image>What?", "output": GOOD, "kto_tag": True, "images": ["a.png"]},
+    "llamafactory_kto_sharegpt": {
+        "conversations": [human("<image>What?"), gpt(GOOD)],
+        "kto_tag": True,
+        "images": ["a.png"],
+    },
+    "ms_swift_kto": {"messages": talk("<image>What?", GOOD), "label": True, "images": ["a.png"]},
 }
+LABELLED = {"trl_kto", "llamafactory_kto", "llamafactory_kto_sharegpt", "ms_swift_kto"}
+"""Formats of single answers with a label."""
 NAMED = {"hsa_dpo"}
 """Formats whose rows look like another's, so that people must say which it is."""

@@ -15,7 +15,20 @@ from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
 from mmpref.errors import ConfigError, DataError
 from mmpref.records import ImageRef, PreferencePair
-from tests.unit.data.formats.more_rows import ANSWERS, BAD, GOOD, IMAGE, MORE_ROWS, NAMED, Row, gpt, human, said, talk
+from tests.unit.data.formats.more_rows import (
+    ANSWERS,
+    BAD,
+    GOOD,
+    IMAGE,
+    LABELLED,
+    MORE_ROWS,
+    NAMED,
+    Row,
+    gpt,
+    human,
+    said,
+    talk,
+)
 
 BYTES = {"bytes": b"picture", "path": "COCO_train2014_000000000009.jpg"}
 
@@ -108,8 +121,9 @@ TEXT_ONLY = {
 
 
 def read(row: Row, name: str | None = None, **options: Any) -> PreferencePair:
-    """The one pair of a row."""
-    (found,) = to_canonical(row, name, FormatOptions(**options), place="file:1")
+    """The one pair of a row; of SymMPO's rows the first."""
+    found, *more = to_canonical(row, name, FormatOptions(**options), place="file:1")
+    assert bool(more) == ("resp_2_w" in row)
     return pair_from_row(found, source="test", line=1)
 
 
@@ -139,7 +153,8 @@ def test_a_row_is_told_by_its_keys_and_by_no_other_format(name: str) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_row_becomes_the_pair_it_describes(name: str) -> None:
     pair = read(ROWS[name], name if name in NAMED else None)
-    assert (pair.chosen, pair.rejected) == (GOOD, BAD)
+    assert (pair.chosen, pair.rejected) == (GOOD, None if name in LABELLED else BAD)
+    assert pair.label == (True if name in LABELLED else None)
     assert pair.prompt[-1].text == "What?"
     if name in TEXT_ONLY:
         assert pair.images == ()
