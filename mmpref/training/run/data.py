@@ -25,7 +25,6 @@ from mmpref.data.mixture import RootedImages, RootedVideos, repeat
 from mmpref.data.opening import frame_rule, recipe_sources, videos_of, weights
 from mmpref.data.pair_source import PairSource
 from mmpref.data.quarantine import Quarantine
-from mmpref.data.random_images import with_random_images
 from mmpref.data.single_answers import describe_single_answers, single_answers
 from mmpref.data.split import split_by_image
 from mmpref.data.verification import describes, verify
@@ -36,6 +35,7 @@ from mmpref.losses.objective import Objective
 from mmpref.recipe.sections import DataSection, Recipe, SourceSection
 from mmpref.records import PreferencePair
 from mmpref.training.parallel.world import SINGLE_PROCESS, World
+from mmpref.training.run.other_rows import ImagesOfRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +102,19 @@ def load_data(
     if checked is not None:
         checked.verify_images(train_sources, lists, full=section.verify == "full")
     train_hashes = _hashes(section.train, train_sources, lists)
+    others = ImagesOfRows(mode=section.other_image, seed=recipe.processing.other_image.seed, images=images, say=say)
     eval_lists: list[list[PreferencePair]] = []
     eval_hashes: tuple[str, ...] = ()
     if eval_sources:
         eval_lists = _held_out_pairs(section, eval_sources, demonstrations, look_deeper)
         eval_hashes = _hashes(section.eval, eval_sources, eval_lists)
     elif section.held_out:
-        lists, evaluated = _hold_out(lists, section.held_out, recipe.seed, all_rows=objective.needs_labels)
-        eval_lists = [evaluated]
-    if section.other_image == "random_row":
-        lists, eval_lists = _with_random_images(recipe, lists, eval_lists, images)
+        lists, eval_lists = _hold_out(lists, section.held_out, recipe.seed, all_rows=objective.needs_labels)
+    trained = [pair for found in lists for pair in found]
+    # of each side its own images, so that no image of held-out rows is trained under another answer
+    lists = others(lists, train_sources)
+    held_out_from = eval_sources or (train_sources if eval_lists else [])
+    eval_lists = others(eval_lists, held_out_from, more=[trained for _ in eval_lists])
     evaluated = [pair for found in eval_lists for pair in found]
     pairs = [
         pair
@@ -129,23 +132,6 @@ def load_data(
     videos = videos_of([*train_sources, *eval_sources])
     sources = tuple(train_sources)
     return RunData(pairs, evaluated, images, quarantine, train_hashes, eval_hashes, manifest, sources, videos)
-
-
-def _with_random_images(
-    recipe: Recipe,
-    lists: Sequence[list[PreferencePair]],
-    eval_lists: Sequence[list[PreferencePair]],
-    images: ImageLoader | RootedImages,
-) -> tuple[list[list[PreferencePair]], list[list[PreferencePair]]]:
-    """Training and held-out pairs, source by source, with pictures of other rows of their source."""
-    section, seed = recipe.data, recipe.processing.other_image.seed
-    trained = [pair for pairs in lists for pair in pairs]
-    names = section.eval_paths if section.eval else ["data.held_out"]
-    more = [trained for _ in eval_lists]  # of a few held-out rows all may show one image
-    return (
-        with_random_images(lists, seed=seed, images=images, names=section.train_paths),
-        with_random_images(eval_lists, seed=seed, images=images, names=names, more=more),
-    )
 
 
 def _held_out_pairs(
@@ -213,8 +199,9 @@ def _refuse_missing_scores(pairs: Sequence[PreferencePair], objective: Objective
 
 def _hold_out(
     lists: Sequence[list[PreferencePair]], share: float, seed: int, *, all_rows: bool
-) -> tuple[list[list[PreferencePair]], list[PreferencePair]]:
-    """Split by image over all sources together, before pairs are repeated by weight."""
+) -> tuple[list[list[PreferencePair]], list[list[PreferencePair]]]:
+    """The pairs of each source that train, and those that are held out: split by image over all sources together,
+    before pairs are repeated by weight."""
     _, evaluated = split_by_image([pair for pairs in lists for pair in pairs], held_out=share, seed=seed)
     taken = {pair.id for pair in evaluated}
     kept = [[pair for pair in pairs if pair.id not in taken] for pairs in lists]
@@ -225,7 +212,8 @@ def _hold_out(
             f"data.held_out={share:g} leaves nothing on one side: "
             f"{sum(map(len, lists))} pairs in all; write `data.held_out=0`"
         )
-    return kept, evaluated
+    held_out = {pair.id for pair in evaluated}
+    return kept, [[pair for pair in pairs if pair.id in held_out] for pairs in lists]
 
 
 def _hashes(

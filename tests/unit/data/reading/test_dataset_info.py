@@ -140,6 +140,43 @@ def test_a_column_that_the_entry_forgets_is_refused_by_name(tmp_path: Path, colu
     assert f"column '{column}'" in quarantine.rows[0].detail
 
 
+KTO_ALPACA = [{"q": "<image>What?", "a": "A cat.", "good": False, "pics": ["a.png"], "output": "kept apart"}]
+KTO_TALK = [{"said": [{"who": "me", "what": "Hi"}, {"who": "it", "what": "Yes?"}], "good": True}]
+
+
+def test_entries_with_a_kto_tag_are_single_answers(tmp_path: Path) -> None:
+    (tmp_path / "kto.json").write_text(json.dumps(KTO_ALPACA))
+    (tmp_path / "kto_talk.json").write_text(json.dumps(KTO_TALK))
+    columns = {"prompt": "q", "response": "a", "kto_tag": "good", "images": "pics"}
+    talk = {
+        "file_name": "kto_talk.json",
+        "formatting": "sharegpt",
+        "columns": {"messages": "said", "kto_tag": "good"},
+        "tags": TALK_ENTRY["tags"],
+    }
+    index = described(tmp_path, alpaca={"file_name": "kto.json", "columns": columns}, talk=talk)
+    [pair] = load_pairs([f"{index}:alpaca"], allow_demonstrations="labelled", quarantine=Quarantine())
+    assert (pair.chosen, pair.rejected, pair.label, len(pair.images)) == ("A cat.", None, False, 1)
+    assert pair.meta == {"row_output": "kept apart"}
+    [pair] = load_pairs([f"{index}:talk"], allow_demonstrations="labelled", quarantine=Quarantine())
+    assert (pair.chosen, pair.label, pair.prompt[0].text) == ("Yes?", True, "Hi")
+    with pytest.raises(DataError, match=r"loss\.name=kto"):
+        load(f"{index}:talk")
+
+
+@pytest.mark.parametrize("target", ["llamafactory_kto", "llamafactory_kto_sharegpt"])
+def test_labelled_answers_are_written_with_their_entry(tmp_path: Path, target: str) -> None:
+    rows = [{"prompt": "Hi", "completion": "Yes?", "label": number % 2 == 0, "id": f"r{number}"} for number in range(4)]
+    given = (("rows", number, row) for number, row in enumerate(rows, start=1))
+    settings = ConvertSettings(to=target, out=tmp_path / "rows.json")
+    assert convert(given, settings, quarantine=Quarantine()).num_pairs == 4
+    assert json.loads((tmp_path / "dataset_info.json").read_text())["rows"]["ranking"] is False
+    found = load_pairs([tmp_path / "dataset_info.json"], allow_demonstrations="labelled", quarantine=Quarantine())
+    assert [(pair.id, pair.chosen, pair.label) for pair in found] == [
+        (f"r{number}", "Yes?", number % 2 == 0) for number in range(4)
+    ]
+
+
 def test_what_convert_writes_is_read_back_through_its_index(tmp_path: Path) -> None:
     described(tmp_path, talk=TALK_ENTRY)
     for target in ("llamafactory_sharegpt", "llamafactory_alpaca"):
