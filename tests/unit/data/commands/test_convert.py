@@ -16,10 +16,12 @@ from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine
 from mmpref.errors import ConfigError, DataError
 from mmpref.records import ImageRef
+from tests.unit.data.formats.more_rows import LABELLED
 from tests.unit.data.formats.test_formats import NAMED, ROWS
 
 Row = dict[str, Any]
 PNG = b"\x89PNG invented"
+OF_PAIRS = tuple(name for name in TARGETS if name not in LABELLED)
 
 
 def row(number: int, **changes: Any) -> Row:
@@ -58,10 +60,11 @@ def run(tmp_path: Path, to: str, rows: list[Row], **options: Any) -> tuple[Conve
 
 
 def test_the_targets_are_those_that_people_train_with() -> None:
-    assert TARGETS == ("canonical", "trl", "llamafactory_alpaca", "llamafactory_sharegpt", "ms_swift")
+    assert OF_PAIRS == ("canonical", "trl", "llamafactory_alpaca", "llamafactory_sharegpt", "ms_swift")
+    assert set(TARGETS) == {*OF_PAIRS, *LABELLED}
 
 
-@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("to", OF_PAIRS)
 def test_a_round_trip_through_a_file_keeps_the_pairs(to: str, tmp_path: Path) -> None:
     rows = [row(1), row(2, source="cups"), row(3, score_chosen=..., score_rejected=..., meta=...)]
     report, _, written = run(tmp_path, to, rows)
@@ -72,7 +75,33 @@ def test_a_round_trip_through_a_file_keeps_the_pairs(to: str, tmp_path: Path) ->
     assert "3 rows read, 3 pairs written" in report.summary()
 
 
-@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("to", ["canonical", *sorted(LABELLED)])
+def test_a_round_trip_through_a_file_keeps_labelled_answers(to: str, tmp_path: Path) -> None:
+    single = {"rejected": ..., "score_chosen": ..., "score_rejected": ...}
+    rows = [row(1, label=True, **single), row(2, label=False, **single)]
+    report, _, written = run(tmp_path, to, rows)
+    before = [pair_from_row(item, source="in", line=1) for item in rows]
+    again = [pair_from_row(item, source="in", line=1) for found in written for item in to_canonical(found, to)]
+    assert again == before
+    assert report.fields_lost == {}
+    report, quarantine, _ = run(tmp_path / "mixed", to, [*rows, row(3), row(4, **single)])
+    assert quarantine.counts == ({} if to == "canonical" else {"no_label": 2})
+    assert report.num_pairs == (4 if to == "canonical" else 2)
+
+
+@pytest.mark.parametrize("to", OF_PAIRS)
+def test_what_is_said_to_the_loss_is_written_or_named(to: str, tmp_path: Path) -> None:
+    more = {"other_images": [{"bytes": base64.b64encode(PNG).decode()}], "weight": 2.0, "chosen_weight": [[0, 1, 3.0]]}
+    report, quarantine, written = run(tmp_path, to, [row(1), row(2, **more)])
+    if to == "canonical":
+        assert (report.num_pairs, written[1]["weight"], written[1]["other_images"]) == (2, 2.0, more["other_images"])
+        return
+    assert report.fields_lost == {"other_images": 1, "weight": 1, "chosen_weight": 1}
+    assert quarantine.counts == {"cannot_hold_other_images": 1}
+    assert "has no place for other_images (1), weight (1), chosen_weight (1)" in report.summary()
+
+
+@pytest.mark.parametrize("to", OF_PAIRS)
 def test_what_the_target_cannot_hold_is_quarantined_and_named(to: str, tmp_path: Path) -> None:
     rows = [row(1), row(2, response_prefix="I see"), row(3, rejected_images=["other.png"])]
     report, quarantine, _ = run(tmp_path, to, rows)
@@ -93,7 +122,7 @@ def test_every_format_can_be_written_as_canonical(tmp_path: Path) -> None:
         [row for name, row in ROWS.items() if name not in NAMED],
         options=FormatOptions(id_prefix="x:"),
     )
-    assert report.num_pairs == len(ROWS) - len(NAMED)
+    assert report.num_pairs == len(ROWS) - len(NAMED) + 2, "SymMPO's row gives three pairs"
     assert set(report.formats) == set(ROWS) - NAMED
     assert all(item["id"].startswith("x:") for item in written)
     assert written[1]["id"] == "x:in:2", "a row without an id is named by its place"

@@ -109,7 +109,7 @@ def test_a_column_that_changes_the_pair_is_read_or_its_row_refused(name: str, na
             names_it = any(
                 name in error.detail for name in (repr(column), f" {column}", *["column 'video'"] * is_placed)
             )
-            names_it = names_it or (name == "symmpo" and "column 'image'" in error.detail)  # under its usual name
+            names_it = names_it or (name == "symmpo" and "column 'image" in error.detail)  # under its usual name
             if not names_it and not (is_placed and error.reason == "video_count"):
                 lost.append((column, error.detail))
         else:
