@@ -135,7 +135,7 @@ def describe_single_answers(
         return f"{line}; answers of one kind alone teach no difference: give rows of both"
     ratio = desirable_weight * good / (undesirable_weight * bad)
     said = f"{line}; with their weights {ratio:.3g} : 1"
-    if 1 - 1e-9 <= ratio <= _MOST + 1e-9:
+    if 0.99 <= ratio <= 1.01 * _MOST:  # advice is rounded
         return said
     up, down = f"{undesirable_weight * ratio:.3g}", f"{desirable_weight / ratio:.3g}"
     return (
