@@ -55,7 +55,7 @@ class Anchors:
             total = total - self.chosen * logsigmoid(self.beta * chosen - shift)
         if self.rejected:
             total = total - self.rejected * logsigmoid(shift - self.beta * rejected)
-        if self.other and other is not None:
+        if other is not None:
             anchored = -self.other * logsigmoid(shift - self.beta * other)
             total = total + (anchored if has is None else torch.where(has, anchored, torch.zeros_like(anchored)))
         return total

@@ -478,6 +478,12 @@ def test_the_numbers_that_others_average_are_scores_and_rewards(random_pairs):
         build({"name": "dpo"}).anchor_rewards(x)
 
 
+def test_a_reward_that_is_exactly_at_the_anchor_is_not_below_it(random_pairs):
+    x = random_pairs(4)
+    x = dataclasses.replace(x, ref_chosen=x.chosen.detach() + torch.tensor([0.0, 1.0, -1.0, 0.0]))
+    assert build({"base": "dpo", "anchor": {"chosen": 1}})(x).stats["anchor/below"].tolist() == [0.0, 1.0, 0.0, 0.0]
+
+
 def test_constants_from_other_pairs_carry_no_gradient(random_pairs):
     x = shown(random_pairs(3))
     shift = torch.zeros(3, dtype=torch.float64, requires_grad=True)
