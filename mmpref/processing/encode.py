@@ -147,17 +147,16 @@ class PairEncoder:
                 prompts[key] = made.with_own_pixels() if self.images.has_cache else made
             return prompts[key]
 
-        other_prompt = None
-        if self.other_image is None or not pair.images:
-            prompt = prompt_with(pair.images, load_image)
-        else:
-            once = OpenedOnce(load_image)
-            prompt = prompt_with(pair.images, once)
-            other_prompt = self._other_prompt(pair, self.other_image, once, prompt_with)
-            once.forget()  # whoever keeps it as a part of a key keeps no pixels
-        rejected_prompt = None
-        if pair.rejected is not None and pair.rejected_images is not None and not pair.has_same_images:
-            rejected_prompt = prompt_with(pair.rejected_images, load_image)
+        once = None if self.other_image is None else OpenedOnce(load_image)
+        try:
+            prompt = prompt_with(pair.images, once or load_image)
+            other_prompt = None if once is None or not pair.images else self._other_prompt(pair, once, prompt_with)
+            rejected_prompt = None
+            if pair.rejected is not None and pair.rejected_images is not None and not pair.has_same_images:
+                rejected_prompt = prompt_with(pair.rejected_images, once or load_image)
+        finally:
+            if once is not None:
+                once.forget()  # it stays a part of keys
         # all sides are cut by the same rule, also where their images leave them different space
         longer = max((prompt, rejected_prompt or prompt, other_prompt or prompt), key=len)
         vision = sum(longer.image_tokens) + sum(longer.video_tokens)
@@ -208,11 +207,12 @@ class PairEncoder:
     def _other_prompt(
         self,
         pair: PreferencePair,
-        settings: OtherImageSettings,
         load_image: LoadImage,
         prompt_with: Callable[[tuple[ImageRef, ...], LoadImage], EncodedPrompt],
     ) -> EncodedPrompt:
         """The prompt of a pair with images, with another picture in the place of each."""
+        settings = self.other_image
+        assert settings is not None
         opens = OtherImages.of(pair, settings, load_image, epoch=self.epoch, normal=normal_of(self._processor))
         return prompt_with(other_refs(pair, settings), opens)
 

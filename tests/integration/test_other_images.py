@@ -19,6 +19,7 @@ from mmpref.processing import OtherImageSettings
 from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.metrics import read_pair_log
 from mmpref.training.trainer.options import TrainerOptions
+from tests.advice import alternatives
 from tests.integration.conftest import Place
 from tests.integration.test_from_python import arguments
 
@@ -125,7 +126,21 @@ def test_rows_name_their_other_pictures_and_text_rows_have_none(
 
     file = rows_with(place, tmp_path, 8, change)
     assert run_on(place, tmp_path, file) == 0
-    assert "1 of 8 pairs have no picture" in " ".join(capfd.readouterr().out.split())
+    assert "data.train: 1 of 8 pairs have no picture" in " ".join(capfd.readouterr().out.split())
+
+
+def test_where_no_row_has_a_picture_the_loss_is_refused_and_the_advice_helps(
+    place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def change(number: int, row: dict[str, Any]) -> None:
+        row["prompt"] = [{"role": "user", "content": [{"type": "text", "text": "what is there ?"}]}]
+        row["images"] = []
+
+    file = rows_with(place, tmp_path, 4, change)
+    assert run_on(place, tmp_path, file) == 2
+    said = " ".join(capfd.readouterr().err.split())
+    assert "none of the 4 pairs that train has a picture" in said
+    assert run_on(place, tmp_path, file, *alternatives(said)[0]) == 0
 
 
 @pytest.mark.parametrize("fault", ["missing", "size", "same"])

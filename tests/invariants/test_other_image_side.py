@@ -17,6 +17,7 @@ from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.processing import LayoutName, OtherImageSettings, PairCollator
 from mmpref.records import PreferencePair
 from tests.plain_forward import (
+    SEE_VIDEOS,
     SHARING,
     answers_of,
     build_deep,
@@ -27,8 +28,10 @@ from tests.plain_forward import (
     rows_for,
     stir,
     stock_twin,
+    video_rows,
     worst,
 )
+from tests.tiny_others import mllama
 from tests.tiny_vlms import VISION, pair, refs
 
 QUICK = ("llava", "qwen3_vl")
@@ -83,6 +86,32 @@ def test_it_is_that_of_the_stock_model_with_the_other_picture(name: str) -> None
             if row.images:
                 assert worst([found], [wanted]) < 1e-5
                 assert float((found - first).abs().max()) > 1e-3  # the model looks
+
+
+@pytest.mark.slow
+def test_images_seen_by_cross_attention_change_too() -> None:
+    loaded = mllama()
+    rows = [with_other(row) for row in rows_for("mllama")]
+    with torch.no_grad():
+        want = by_hand(stock_twin(loaded.model), loaded, [shown_again(row) for row in rows])
+    for layout in LAYOUTS:
+        own, other = sides(loaded, rows, collator(loaded, layout))
+        for row, found, wanted, first in zip(rows, other, want, own, strict=False):
+            if row.images:
+                assert worst([found], [wanted]) < 1e-5
+                assert float((found - first).abs().max()) > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEE_VIDEOS)
+def test_a_row_with_images_and_videos_keeps_its_videos(name: str) -> None:
+    loaded, rows = deep(name), [with_other(row) for row in video_rows()]
+    assert [bool(row.other_images) for row in rows].count(True) == 1
+    with torch.no_grad():
+        want = by_hand(stock_twin(loaded.model), loaded, [shown_again(row) for row in rows])
+    for layout in LAYOUTS:
+        _, other = sides(loaded, rows, collator(loaded, layout))
+        assert worst([one for one in other if len(one)], [want[-len(rows) - 1]]) < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["crop", "noise", "mask", "blur", "blank"])

@@ -22,31 +22,42 @@ def other_image_of(recipe: Recipe) -> OtherImageSettings | None:
     return OtherImageSettings(source=recipe.data.other_image, scale=(least, most), ratio=(narrowest, widest), **given)
 
 
-def describe_other_images(pairs: Sequence[PreferencePair], settings: OtherImageSettings) -> str | None:
-    """One line about pairs without an image, which have no other one either; None where all have one.
+def refuse_without_images(pairs: Sequence[PreferencePair]) -> None:
+    """Refuse training pairs of which none has an image.
 
     Raises:
-        ConfigError: no pair has an image.
-        DataError: pairs with images whose rows name no other ones.
+        ConfigError: no pair could be compared with itself under another picture.
     """
-    without = {pair.id for pair in pairs if not pair.images}
-    count = len({pair.id for pair in pairs})
-    if len(without) == count:
+    if not any(pair.images for pair in pairs):
         raise ConfigError(
-            f"none of the {count} pairs that train has a picture, so the loss could compare no pair with another one; "
-            "write `loss={name: dpo} data.other_image=null`"
+            f"none of the {len(pairs)} pairs that train has a picture, so that the loss could look at no other one; "
+            "write `loss.name=dpo data.other_image=null`"
         )
-    if settings.source != "made":
-        lacking = list(dict.fromkeys(pair.id for pair in pairs if pair.images and pair.other_images is None))
-        if lacking:
-            raise DataError(
-                f"{len(lacking)} of the {count - len(without)} pairs with images have no other_images "
-                f"({_first(lacking)}), and data.other_image is {settings.source}; give each row some, or make them: "
-                "write `data.other_image=made processing.other_image.kind=crop`"
-            )
-    if not without:
-        return None
-    return f"{len(without)} of {count} pairs have no picture ({_first(sorted(without))}): their image term is 0"
+
+
+def notes_on_other_images(pairs: Sequence[PreferencePair], settings: OtherImageSettings) -> list[str]:
+    """What is to be said of pairs that have no picture, and so no other one, and of pictures that are not used.
+
+    Raises:
+        DataError: pairs with images whose rows name no other ones, where they are to come from there.
+    """
+    once = {pair.id: pair for pair in pairs}
+    without = [name for name, pair in once.items() if not pair.images]
+    notes = []
+    if without:
+        notes.append(f"{len(without)} of {len(once)} pairs have no picture ({_first(without)}): their image term is 0")
+    if settings.source == "made":
+        if unused := [name for name, pair in once.items() if pair.other_images is not None]:
+            notes.append(f"{len(unused)} rows have other_images ({_first(unused)}), which data.other_image=made leaves")
+        return notes
+    lacking = [name for name, pair in once.items() if pair.images and pair.other_images is None]
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} of the {len(once) - len(without)} pairs with images have no other_images "
+            f"({_first(lacking)}), and data.other_image is {settings.source}; give each row some, or make them: "
+            "write `data.other_image=made processing.other_image.kind=crop`"
+        )
+    return notes
 
 
 def _first(names: Sequence[str]) -> str:
