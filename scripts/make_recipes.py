@@ -154,6 +154,123 @@ train:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A loss that puts the image, or single tokens, into the objective, as its authors or users train it."""
+
+    name: str
+    title: str
+    loss: str
+    rate: str
+    epochs: int
+    lora: tuple[int, int]
+    """Rank and alpha."""
+    data: str = ""
+    processing: str = ""
+    sources: tuple[str, ...]
+    needs: str
+    """Data that it asks for, beside pairs with images."""
+
+
+METHODS = (
+    Method(
+        name="mdpo", title="mDPO", rate="1e-5", epochs=3, lora=(64, 128),
+        loss="""  name: mdpo                  # dpo + an image term + an anchor on the chosen answer
+  beta: 0.1""",
+        data="\n  other_image: made           # column: as the rows bring it; random_row: that of another row",
+        processing="\n  other_image: {kind: crop, scale: [0.01, 0.2]}",
+        sources=(
+            "the loss (beta 0.1, image term 1, anchor 1, crops of 1 to 20 % of the area), learning rate 1e-5,",
+            "  3 epochs, LoRA 64/128, 32 pairs per update (4 x 8): mDPO, arXiv 2406.11839, its scripts for Bunny-3B",
+            "what differs from its code: the crop is made before the processor and is the same for policy and",
+            "  reference (there each draws its own); LoRA's base is in 4 bits",
+        ),
+        needs="any pairs with images; the other image is made of the row's own",
+    ),
+    Method(
+        name="ddpo", title="DDPO (dense DPO)", rate="1e-5", epochs=1, lora=(64, 128),
+        loss="""  name: ddpo                  # dpo on sums in which changed tokens count 4 and shared ones 1
+  beta: 0.1""",
+        sources=(
+            "the loss (beta 0.1; tokens in which the answers differ count more): DDPO, arXiv 2312.00849; changed",
+            "  tokens by the rule that is published with RLAIF-V and VL-RLHF. 4 and 1 are the preset's;",
+            "  loss.name=ddpo_masked counts changed tokens alone, as VL-RLHF's code does",
+            "learning rate 1e-5, one epoch, LoRA: VL-RLHF's ddpo on Qwen-VL",
+            "rank 64, alpha 128, 32 pairs per update, base in 4 bits: ours",
+        ),
+        needs="pairs whose answers differ in parts (corrected ones, as RLHF-V has them); else it is plain DPO",
+    ),
+    Method(
+        name="mpo", title="MPO", rate="1e-5", epochs=1, lora=(64, 128),
+        loss="""  name: mpo                   # 0.8 dpo + 0.2 anchors on both answers, with a running shift + 1 NLL
+  beta: 0.1""",
+        sources=(
+            "the loss (0.8 DPO + 0.2 BCO + 1 NLL, beta 0.1): MPO, arXiv 2411.10442, as InternVL, swift and TRL have it",
+            "learning rate 1e-5, one epoch: swift's example for Qwen2.5-VL, which trains all weights (scripts in",
+            "  InternVL's style have 5e-6); LoRA 64/128 and 32 pairs per update: ours",
+            "what differs: the NLL is a mean over each answer's tokens, there one over all tokens of a batch; LoRA in",
+            "  place of all weights, with the base in 4 bits",
+        ),
+        needs="any pairs",
+    ),
+)  # fmt: skip
+"""For two models each: one with a pixel budget, one without."""
+OF_METHODS = ("qwen2_5_vl_3b", "llava_1_5_7b")
+PER_UPDATE = 32
+
+
+def by_method(model: Vlm, method: Method) -> tuple[str, str]:
+    """Name and text of a recipe of :data:`METHODS` with QLoRA."""
+    name, step = f"{model.name}_{method.name}_qlora", model.pixel_step
+    pixels = f"\n  max_pixels: {IMAGE_TOKENS * step**2}          # {IMAGE_TOKENS:,} image tokens" if step else ""
+    rank, alpha = method.lora
+    body = f"""
+output: runs/{name}
+seed: 0
+
+model:
+  path: {model.hub}
+  dtype: bfloat16
+
+data:
+  train: pairs.jsonl{method.data}
+
+processing:
+  max_length: 2048{pixels}{method.processing}
+
+loss:
+{method.loss}
+
+adapter:
+  kind: qlora
+  rank: {rank}
+  alpha: {alpha}
+
+tune: {{vision: freeze, projector: freeze, language: lora}}
+
+train:
+  learning_rate: {method.rate}
+  per_device_train_batch_size: 1
+  gradient_accumulation_steps: {PER_UPDATE}
+  num_train_epochs: {method.epochs}
+  warmup_steps: 0.03
+  lr_scheduler_type: cosine
+  optim: adamw_8bit
+  bf16: true
+  gradient_checkpointing: true
+  dataloader_num_workers: 4
+  save_steps: 50
+"""
+    sources = [
+        *method.sources,
+        "warm-up 0.03, cosine, 8-bit AdamW, 2,048 tokens, image size, adapter on the language model alone: ours",
+        f"data: {method.needs} (docs/image_losses.md)",
+    ]
+    title = f"{method.title} on {model.title} with QLoRA, for a card with {model.card} GB or more."
+    text = Header(title=title, name=name, changes="data.train=pairs.jsonl data.root=/path/to/images", sources=sources)
+    return name, text.written(body, card=model.card) + body
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Full:
     """A recipe with full fine-tuning."""
 
@@ -277,6 +394,7 @@ def text_sources(beta: float, tau_ref: float, rate: str) -> list[str]:
 def every() -> dict[str, str]:
     """File stem -> text of all generated recipes."""
     made = [qlora(model) for model in VLMS]
+    made += [by_method(model, method) for model in VLMS if model.name in OF_METHODS for method in METHODS]
     made.append(full(Full(
         name="qwen2_vl_2b_uni_dpo_full", title="Uni-DPO on Qwen2-VL-2B, full fine-tuning: the paper's multimodal run.",
         hub="Qwen/Qwen2-VL-2B-Instruct",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mmpref.planning.architecture import Architecture
 from mmpref.planning.gpus import UTILISATION
-from mmpref.planning.pair_shape import Shape, update_of
+from mmpref.planning.pair_shape import Shape, at_once, update_of
 from mmpref.planning.parallelism import ParallelPlan
 from mmpref.processing.layout import LayoutName
 from mmpref.recipe.sections import Recipe
@@ -84,7 +84,8 @@ def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: La
     both. A frozen head forms its gradient as it goes; one that trains goes over the vocabulary again.
 
     Constants of the update come before its first step back: KTO's estimate runs the answer of another row behind each
-    prompt, and a running shift of the anchors all answers, by the policy and by a reference that is run.
+    prompt, by the policy and by a reference that is run; a running shift of the anchors runs the policy over all
+    answers, where the update is more than one batch.
     """
     run = update_of(recipe, shape, layout)
     tokens = run.tokens
@@ -102,6 +103,8 @@ def flops_per_pair(model: Architecture, recipe: Recipe, shape: Shape, layout: La
     reference = linear + attention + head + (tower if model.tower_trains else 0.0) if live else 0.0
     policy = linear + attention + (4 if model.head_trains else 2) * head + tower
     before = 0.0
-    if objective.needs_kl or objective.needs_shift:
+    if objective.needs_kl:
         before = linear + attention + head + tower + reference
+    elif objective.needs_shift and at_once(recipe, shape, layout).pairs < run.pairs:
+        before = linear + attention + head + tower
     return (policy + backward + again + tower_back + reference + before) / run.pairs

@@ -37,6 +37,8 @@ def test_a_reference_that_the_loss_does_not_need_costs_nothing() -> None:
     ("text", ["adapter.rank=1", "train.gradient_checkpointing=false"], 2),
     ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: dpo}"], 2),
     ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: dpo}"], 4),
+    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: mdpo}"], 2),
+    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: mdpo}"], 3),
 ])  # fmt: skip
 def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], answers: int, tmp_path: Path) -> None:
     import torch
@@ -45,7 +47,7 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], a
     from mmpref.losses import build_objective
     from mmpref.models import LoadSettings, choose_reference, load, pair_logps, prepare
     from mmpref.models.tuning import AdapterSettings, Tuning
-    from mmpref.processing import PairCollator, PairEncoder
+    from mmpref.processing import OtherImageSettings, PairCollator, PairEncoder
 
     path = f"model.path={build(kind, tmp_path / 'model')}"
     wanted = recipe("qwen2_5_vl_3b_uni_dpo_lora", path, "processing.max_pixels=null", "loss={name: dpo}", *changes)
@@ -66,16 +68,19 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], a
         PreferencePair(
             id=f"{chosen}{rejected}", images=images, chosen=chosen, rejected=rejected,
             prompt=user_turn("what is in the image ? " * 20, num_images=len(images)),
+            other_images=(ImageRef(path=f"28x28-{number}"),) if objective.needs_other else None,
         )
-        for chosen, rejected in itertools.combinations(texts, 2)
+        for number, (chosen, rejected) in enumerate(itertools.combinations(texts, 2), start=1)
     ]  # fmt: skip
-    encoder = PairEncoder(loaded.processor, loaded.family)
+    other_image = OtherImageSettings(source="column") if objective.needs_other else None
+    encoder = PairEncoder(loaded.processor, loaded.family, other_image=other_image)
     encoded = encoder.encode(rows[0], draw)
     assert encoded.rejected_ids is not None
     image = sum(encoded.prompt.image_tokens)
     shape = Shape(
         prompt=len(encoded.prompt_ids) - image, image=image, patches=image + bool(image),
         chosen=len(encoded.chosen_ids), rejected=len(encoded.rejected_ids), answers=answers, pairs=pairs,
+        other=objective.needs_other,
     )  # fmt: skip
 
     def product(a: Any, b: Any, c: Any, *_: Any, **__: Any) -> int:
@@ -92,7 +97,7 @@ def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], a
         aten.addmm_: product, aten._scaled_dot_product_flash_attention_for_cpu: attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_back,
     }  # fmt: skip
-    batch = PairCollator(encoder, draw, layout="plain")(rows)
+    batch = PairCollator(encoder, draw, layout="plain", need_other=objective.needs_other)(rows)
     with FlopCounterMode(display=False, custom_mapping=counted) as counter:
         reference = choose_reference(loaded.model) if objective.needs_reference else None
         objective(pair_logps(loaded.model, batch, reference=reference)).per_pair.sum().backward()

@@ -19,6 +19,7 @@ from mmpref.processing import PairCollator, PairEncoder
 from mmpref.processing.layout import LayoutName
 from mmpref.processing.other_images import OtherImageSettings
 from mmpref.processing.pixels import LoadImage
+from mmpref.recipe.loading import load_recipe
 from mmpref.records import ImageRef, PreferencePair
 from mmpref.training.trainer.other_image_check import FIRST, OTHER_IMAGE, other_image_matters
 from mmpref.training.trainer.preflight import preflight
@@ -114,7 +115,9 @@ def test_an_other_image_that_differs_by_nothing_the_model_sees_stops_the_run_wit
         run(rows, layout=layout, load=dotted)
     text = str(caught.value)
     assert f"start-up check '{OTHER_IMAGE}' failed: under the other image of 'same' no token" in text
-    assert "`data.other_image=made processing.other_image.kind=crop`" in text
+    [written] = re.findall(r"`([^`]+)`", text)
+    made = load_recipe("llava_1_5_7b_uni_dpo_qlora", ["loss={name: mdpo}", *written.split()])
+    assert (made.data.other_image, made.processing.other_image.kind) == ("made", "crop")
 
 
 def test_without_such_pairs_the_check_is_skipped_and_without_such_a_loss_there_is_none() -> None:
