@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -422,7 +423,7 @@ class PreferenceTrainer(Trainer):
         self.world.report_progress(self.state.global_step, "evaluating", batch.counted_ids)
         doing = f"evaluating {describe_batch(batch)}"
         with explain_oom(lambda: doing, lambda: eval_remedies(self.model, self.args, self.collator.encoder, batch)):
-            here = self._prepare_inputs(batch)
+            here = self._prepare_inputs(replace(batch, mismatched=None))  # they were looked at before
             logps = self.constants.added_in_evaluation(self._logps(model, here, self._reference))
             return self._objective(logps, here)[0]
 
