@@ -133,6 +133,9 @@ def describe_single_answers(
     line = f"single answers: {good:,} desirable, {bad:,} undesirable"
     if not good or not bad:
         return f"{line}; answers of one kind alone teach no difference: give rows of both"
+    if not desirable_weight or not undesirable_weight:
+        idle = "undesirable" if desirable_weight else "desirable"
+        return f"{line}; loss.kto.{idle}_weight is 0: {idle} answers train nothing"
     ratio = desirable_weight * good / (undesirable_weight * bad)
     said = f"{line}; with their weights {ratio:.3g} : 1"
     if 0.99 <= ratio <= 1.01 * _MOST:  # advice is rounded

@@ -111,4 +111,6 @@ def test_counts_are_said_and_advice_is_what_balances_them() -> None:
     assert "write" not in said(undesirable_weight=2.25)
     assert "write `loss.kto.desirable_weight=1.33`" in said(undesirable_weight=4.0)
     assert "write" not in said(undesirable_weight=4.0, desirable_weight=1.34)
+    assert "undesirable_weight is 0: undesirable answers" in said(undesirable_weight=0.0)
+    assert "loss.kto.desirable_weight is 0: desirable answers" in said(desirable_weight=0.0)
     assert "of one kind alone" in describe_single_answers(rows[:5], desirable_weight=1.0, undesirable_weight=1.0)
