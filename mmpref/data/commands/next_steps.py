@@ -131,6 +131,9 @@ def after_check(
         ]
     if report.reasons.get("duplicate_id"):
         steps += _new_ids(sources)
+    if report.reasons.get("single_answer") or report.reasons.get("undesirable"):
+        command = check_command(sources, demonstrations="labelled", more=_with_out(out, []))
+        steps += ["answers with a label train with loss.name=kto, for which they are checked with", f"  {command}"]
     if report.quarantined:
         again = check_command(sources, demonstrations=demonstrations, more=_with_out(out, []))
         steps += [f"{'or ' if steps else 'next: '}put the rows right and check again", f"  {again}"]
