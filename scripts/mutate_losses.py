@@ -95,6 +95,7 @@ EQUIVALENT = {
     ("anchors", "name: chosen -> rejected"): "zeros of the same shape",
     ("kto", "strictness: desirable > 0.5"): "labels are 1 or 0",
     ("kto", "no no_grad"): "saves a graph; the results are detached anyway",
+    ("pair_term", "logic: self.ada is None or"): "coefficients are there exactly where a balance is",
     ("image_term", "no no_grad"): "saves a graph; the results are detached anyway",
     ("logps", "operator: 32 * 2**20"): "the size of a tile: results do not depend on it",
     ("logps", "constant: 32 -> 33"): "the size of a tile: results do not depend on it",
