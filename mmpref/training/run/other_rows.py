@@ -60,11 +60,11 @@ class ImagesOfRows:
                 self._refuse_same(pairs, name)
             return [list(pairs) for pairs in lists]
         unused = sum(pair.other_images is not None for pairs in lists for pair in pairs)
-        if unused and self.say is not None:
-            rows = "1 row is" if unused == 1 else f"{unused:,} rows are"
+        if unused and self.mode != "made" and self.say is not None:  # of ``made`` the encoder's notes say it
+            rows = "1 row" if unused == 1 else f"{unused:,} rows"
             self.say(
-                f"other_images of {rows} not used: data.other_image is {self.mode or 'null'} (data.other_image=column "
-                "uses them, with a loss that looks at another image)"
+                f"other_images of {rows} are not used: data.other_image is {self.mode or 'null'} "
+                "(data.other_image=column uses them, with a loss that looks at another image)"
             )
         if self.mode == "random_row":
             return with_random_images(lists, seed=self.seed, images=self.images, names=names, more=more)
