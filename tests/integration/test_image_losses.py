@@ -100,3 +100,22 @@ def test_nothing_that_leaves_a_plain_run_as_it_is_changes_one_with_an_image_loss
     assert_alike(whole, trained(place, tmp_path / "by one", *changes, *BY_ONE))
     assert_alike(whole, trained(place, tmp_path / "plain", *changes, "model.attention=plain"))
     assert_alike(whole, trained(place, tmp_path / "cached", *changes, "reference.kind=cache"))
+
+
+def test_pairs_of_a_prompt_may_travel_together(place: Place, tmp_path: Path) -> None:
+    """With all pairs in one update both orders are the same update."""
+    every = ("train.per_device_train_batch_size=48", "train.max_steps=2", "loss={name: mdpo}", *MADE)
+    off = trained(place, tmp_path / "off", *every)
+    together = trained(place, tmp_path / "together", *every, "train.group_pairs=prompt")
+    assert_alike(off, together)
+
+
+def test_qlora_learns_to_tell_the_images_apart(place: Place, tmp_path: Path) -> None:
+    few = tmp_path / "pairs.jsonl"
+    few.write_text("\n".join(place.world.pairs.read_text(encoding="utf-8").splitlines()[:8]) + "\n", encoding="utf-8")
+    changes = (f"data.train={few}", "adapter={kind: qlora, rank: 8, alpha: 16}", "tune={language: lora}")
+    steps = ("train.max_steps=8", "train.learning_rate=1e-2", "train.gradient_checkpointing=true")
+    run = trained(place, tmp_path / "run", "loss={name: mdpo}", *MADE, *changes, *steps)
+    margins = [line["image/margin"] for line in lines(run)]
+    assert margins[0] == 0.0
+    assert margins[-1] > 0.05
