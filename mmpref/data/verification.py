@@ -119,7 +119,9 @@ def verify(report: Path, sources: Sequence[PairSource], *, demonstrations: Demon
     if manifest["demonstrations"] != demonstrations:
         wanted, there = " ".join(check_option(demonstrations)), " ".join(check_option(manifest["demonstrations"]))
         add = f"with {wanted}" if wanted else f"without {there}"
-        raise DataError(f"{report} was made for another use of the rows; run mmpref data check {add}")
+        labelled = manifest["demonstrations"] == "labelled"
+        told = " (answers with a label, which train with loss.name=kto)" if labelled else ""
+        raise DataError(f"{report} was made for another use of the rows{told}; run mmpref data check {add}")
     stamps = {file: _stamp(file) for source in sources for file in source.rows.files}
     entries = [_entry(report, manifest, source) for source in sources]
     names = {

@@ -28,7 +28,7 @@ def explain(problem: Mapping[str, Any], top: type[BaseModel]) -> str:
     kind = problem["type"]
     if kind == "extra_forbidden":
         known = known_keys(top, location[:-1])
-        near = did_you_mean(str(location[-1]), known, prefix=location[:-1])
+        near = _deeper(top, location) or did_you_mean(str(location[-1]), known, prefix=location[:-1])
         return f"unknown key '{dotted}'" + (near or f" (known here: {', '.join(known)})")
     if kind == "missing":
         return f"missing key '{dotted}'"
@@ -40,6 +40,10 @@ def explain(problem: Mapping[str, Any], top: type[BaseModel]) -> str:
     if got is None and section_at(top, location) is not None:
         empty = "" if _is_required(top, location) else f"; or write `{shlex.join([f'{dotted}={{}}'])}` for its defaults"
         return f"'{dotted}': null is no value for a section; leave `{dotted}` out{empty}"
+    section = section_at(top, location)
+    if kind == "model_type" and section is not None:
+        keys = ", ".join(section.model_fields)
+        return f"'{dotted}' is a section with keys of its own ({keys}), got {short(repr(got))}"
     hint = " (write null for no value)" if got in ("None", "none", "NULL") else ""
     wants_bool = "boolean" in message
     hint = hint or (" (write true or false)" if wants_bool else "")
@@ -47,6 +51,15 @@ def explain(problem: Mapping[str, Any], top: type[BaseModel]) -> str:
         one = got if isinstance(got, str) and re.fullmatch(r"[A-Za-z_][\w.-]*", got) else json.dumps(got)
         hint = f"; write `{shlex.join([f'{dotted}=[{one}]'])}`"
     return f"'{dotted}': {message}, got {short(repr(got))}{hint}"
+
+
+def _deeper(top: type[BaseModel], location: Sequence[Any]) -> str:
+    """A question with the key of this very name that stands in a section within this one; empty unless it is one."""
+    *sections, last = location
+    section = section_at(top, sections)
+    names = [] if section is None else [key.name for key in described(section)]
+    same = [name for name in names if name.rpartition(".")[2] == str(last) and "[" not in name and ".NAME" not in name]
+    return f", did you mean '{'.'.join([*map(str, sections), same[0]])}'?" if len(same) == 1 else ""
 
 
 def _is_required(top: type[BaseModel], location: Sequence[Any]) -> bool:

@@ -77,8 +77,12 @@ def test_labelled_answers_of_a_table_are_checked_and_written_for_other_suites(fo
     checked = call("check", path, "--out", folder / "out", "--workers", 1, "--labelled")
     assert code(checked) == 0, checked.output
     assert "4 with a label, 2 desirable (50.0%)" in checked.output
+    offered = next(line for line in checked.output.splitlines() if line.startswith("  mmpref train RECIPE"))
+    assert offered.endswith(" loss.name=kto")
     assert code(call("verify", path, "--report", folder / "out", "--labelled")) == 0
-    assert code(call("verify", path, "--report", folder / "out")) == 3
+    refused = call("verify", path, "--report", folder / "out")
+    assert code(refused) == 3
+    assert "loss.name=kto" in str(refused.exception)
     assert code(call("check", path, "--out", folder / "x", "--labelled", "--demonstrations")) == 2
     for target in ("canonical", "trl_kto", "ms_swift_kto", "llamafactory_kto", "llamafactory_kto_sharegpt"):
         out = folder / f"{target}.{'json' if target.startswith('llama') else 'jsonl'}"

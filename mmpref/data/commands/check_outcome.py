@@ -97,5 +97,5 @@ def _written_clean(
         f"wrote {path}: {written.num_pairs:,} pairs{left_out}{images}",
         *(f"  left out too: {line}" for line in written.unwritable[:5]),
         "next:",
-        f"  {train_on_file(path, written.root)}",
+        f"  {train_on_file(path, written.root, demonstrations=demonstrations)}",
     ]

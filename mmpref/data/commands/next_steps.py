@@ -74,10 +74,17 @@ def fetch_commands(sources: Sequence[PairSource], rows: Iterable[QuarantinedRow]
     return commands
 
 
-def train_command(sources: Sequence[PairSource], manifest: Path | None = None) -> str:
+def train_command(
+    sources: Sequence[PairSource], manifest: Path | None = None, *, demonstrations: Demonstrations = False
+) -> str:
     """``mmpref train RECIPE`` over these sources, compared with a check where there is one."""
     keys = [*source_keys(sources), *([override("data.manifest", str(manifest))] if manifest is not None else [])]
-    return " ".join(["mmpref train", RECIPE, *keys])
+    return " ".join(["mmpref train", RECIPE, *keys, *_loss_key(demonstrations)])
+
+
+def _loss_key(demonstrations: Demonstrations) -> list[str]:
+    """Labelled answers train with one loss alone, which no shipped recipe has."""
+    return [override("loss.name", "kto")] if demonstrations == "labelled" else []
 
 
 def source_keys(sources: Sequence[PairSource]) -> list[str]:
@@ -103,10 +110,10 @@ def source_keys(sources: Sequence[PairSource]) -> list[str]:
     return [override("data.train", train), *([override("data.root", str(root))] if root is not None else [])]
 
 
-def train_on_file(path: Path, root: Path | None) -> str:
+def train_on_file(path: Path, root: Path | None, *, demonstrations: Demonstrations = False) -> str:
     """``mmpref train RECIPE`` over one file of pairs; ``root`` is where its image paths start, None its folder."""
     root_key = override("data.root", str(path.parent if root is None else root))
-    return " ".join(["mmpref train", RECIPE, override("data.train", str(path)), root_key])
+    return " ".join(["mmpref train", RECIPE, override("data.train", str(path)), root_key, *_loss_key(demonstrations)])
 
 
 def after_check(
@@ -117,7 +124,7 @@ def after_check(
     if report.used:
         good = f"train on the {report.used:,} rows that are in order" if report.quarantined else "train"
         steps += [f"next: {good} ({RECIPE} is a file or a name of `mmpref recipes`)"]
-        steps += [f"  {train_command(sources, out)}"]
+        steps += [f"  {train_command(sources, out, demonstrations=demonstrations)}"]
     if report.used and report.quarantined:
         fix = ["--fix", str(fix_name(sources))]
         clean = check_command(sources, demonstrations=demonstrations, more=_with_out(out, fix))

@@ -29,7 +29,7 @@ class Kind:
 
 IMAGES = Kind(
     "images", "unread_images", "name it 'images' if it is what the prompt is about ('rejected_images' for the rejected "
-    "side of an image pair), else drop it",
+    "side of an image pair, 'other_images' for the one that a loss with an image term compares it with), else drop it",
 )  # fmt: skip
 VIDEO = Kind(
     "video", "video", "name it 'videos' if it is a whole video that the prompt is about (a path, or a list of frames), "

@@ -9,6 +9,7 @@ import pytest
 
 from mmpref.errors import ConfigError, MMPrefError
 from mmpref.losses.settings import SuspiciousLossWarning, resolve
+from mmpref.recipe.keys import known_keys
 from mmpref.recipe.loading import dump_recipe, load_recipe
 from mmpref.recipe.sections import Recipe
 from mmpref.recipe.shipped import shipped_recipes
@@ -282,6 +283,35 @@ def test_an_empty_section_says_what_to_do(section: str) -> None:
         load_recipe(FULL, [f"{section}=null"])
     for words in alternatives(str(caught.value)):
         load_recipe(FULL, followed([f"{section}=null"], words))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("loss.desirable_weight=1", "loss.kto.desirable_weight"),  # as TRL names it
+        ("loss.delta=1", "loss.anchor.delta"),
+        ("processing.sigma=3", "processing.other_image.sigma"),
+        ("learning_rate=1e-5", "train.learning_rate"),
+        ("loss.image.wieght=1", "loss.image.weight"),
+        ("loss.rule=diff", "loss.token_weights.rule"),
+    ],
+)
+def test_a_key_that_stands_a_section_deeper_is_named(written: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+        load_recipe(FULL, [written])
+
+
+@pytest.mark.parametrize("section", ["loss.image", "loss.kto", "loss.uni", "processing.other_image", "tune"])
+def test_a_value_in_the_place_of_a_section_is_told_the_keys_of_that_section(section: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(FULL, [f"{section}=3"])
+    told = str(caught.value)
+    assert f"'{section}' is a section with keys of its own (" in told
+    assert "instance of" not in told
+    named = told.partition("its own (")[2].partition(")")[0].split(", ")
+    assert named
+    known = known_keys(Recipe, section.split("."))
+    assert sorted(named) == sorted(known)
 
 
 @pytest.mark.parametrize(

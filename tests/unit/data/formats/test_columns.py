@@ -152,6 +152,14 @@ def test_an_image_under_the_name_of_a_name_is_refused(name: str, value: Any) -> 
     assert caught.value.reason == "unread_images"
 
 
+def test_an_image_that_may_be_the_other_image_of_a_loss_is_told_of_its_column() -> None:
+    row = {"image": "a.jpg", "question": "What?", "chosen": "A cat.", "rejected": "A dog."}
+    with pytest.raises(RowError, match="'other_images' for the one that a loss") as caught:
+        pairs_of({**row, "retrieved_image": "b.jpg"}, "internvl")
+    assert caught.value.reason == "unread_images"
+    assert pairs_of({**row, "other_images": ["b.jpg"]}, "internvl")[0].other_images
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
