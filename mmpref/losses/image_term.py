@@ -77,25 +77,32 @@ def only(has: Tensor | None, value: Tensor, otherwise: float) -> Tensor:
 
 
 @torch.no_grad()
-def image_stats(beta: float, shown: Shown) -> dict[str, Tensor]:
-    """Rewards, log-probs and what the image is worth; NaN where a pair has no other image, which means leave out."""
-    pair = shown.pair
-    chosen, other = pair.better, pair.worse
-    margin = beta * (chosen.score - other.score)
+def other_stats(beta: float, shown: Shown) -> dict[str, Tensor]:
+    """The answer under the other image, and what the image is worth for it; NaN where a pair has no other image, which
+    means leave out.
+    """
+    chosen, other = shown.pair.better, shown.pair.worse
     stats = {
-        "image/margin": margin,
-        "image/accuracies": (margin > 0).to(margin.dtype),
-        "image/helps": (chosen.side.total > other.side.total).to(margin.dtype),
+        "image/helps": (chosen.side.total > other.side.total).to(other.score.dtype),
         "image/lift": chosen.side.mean - other.side.mean,
         "rewards/other": beta * other.score,
         "logps/other": other.side.total,
     }
     if chosen.side.ref_total is not None and other.side.ref_total is not None:
         stats |= {
-            "ref_image/helps": (chosen.side.ref_total > other.side.ref_total).to(margin.dtype),
+            "ref_image/helps": (chosen.side.ref_total > other.side.ref_total).to(other.score.dtype),
             "ref_image/lift": (chosen.side.ref_total - other.side.ref_total) / chosen.side.length,
             "ref_logps/other": other.side.ref_total,
         }
+    return {name: only(shown.has, value, math.nan) for name, value in stats.items()}
+
+
+@torch.no_grad()
+def image_stats(beta: float, shown: Shown) -> dict[str, Tensor]:
+    """The image pair's margin and balance beside :func:`other_stats`; NaN in the same places."""
+    pair = shown.pair
+    margin = beta * (pair.better.score - pair.worse.score)
+    stats = {"image/margin": margin, "image/accuracies": (margin > 0).to(margin.dtype)}
     if pair.coefs is not None:
         stats |= {
             "ada/image_coef_chosen": pair.coefs.chosen,
@@ -103,4 +110,5 @@ def image_stats(beta: float, shown: Shown) -> dict[str, Tensor]:
             "ada/image_log_ratio": pair.coefs.log_ratio,
             "ada/image_clipped": pair.coefs.clipped,
         }
-    return {name: only(shown.has, value, math.nan) for name, value in stats.items()}
+    own = {name: only(shown.has, value, math.nan) for name, value in stats.items()}
+    return own | other_stats(beta, shown)

@@ -22,7 +22,7 @@ from mmpref.losses.anchors import Anchors
 from mmpref.losses.bases import SFT, Base, Margin, make_base, make_pair_base
 from mmpref.losses.contract import LossOutput, MissingScores, PairLogps
 from mmpref.losses.diagnostics import Pull, gradient_stats, pair_stats
-from mmpref.losses.image_term import ImageTerm, Shown, image_stats, only
+from mmpref.losses.image_term import ImageTerm, Shown, image_stats, only, other_stats
 from mmpref.losses.kto import KTO, answer_stats
 from mmpref.losses.pair_term import Compared
 from mmpref.losses.settings import resolve
@@ -192,7 +192,7 @@ class Objective:
             terms["image"] = self.image.loss(shown, self.uni)
         if self.anchors is not None:
             terms["anchor"], anchored = _anchored(self.anchors, base, x, text)
-            stats |= anchored
+            stats = anchored | stats  # rewards of the image term are with its own beta
         if self.uni is not None and weights is not None:
             stats |= {
                 "uni/w_qual": weights.quality,
@@ -275,10 +275,13 @@ def _finished(x: PairLogps, found: Terms) -> LossOutput:
 def _anchored(anchors: Anchors, base: Base, x: PairLogps, text: Compared) -> tuple[Tensor, dict[str, Tensor]]:
     """The anchors of each pair, and what is said of them."""
     chosen, rejected = text.better.score, text.worse.score
-    other = base.score(other_side(x)) if anchors.other else None
     has = None if x.has_other is None else x.has_other.to(torch.bool)
+    other, of_other = None, {}
+    if anchors.other:
+        pair = Compared.of(base, text.better.side, other_side(x), ada=None, most=text.most)
+        other, of_other = pair.worse.score, other_stats(base.beta, Shown(pair, has))
     shift = anchors.shift(x.anchor_shift, like=chosen)
-    stats = {"anchor/below": anchors.below(shift, chosen)}
+    stats = {**of_other, "anchor/below": anchors.below(shift, chosen)}
     if anchors.delta is None:
         stats["anchor/shift"] = shift
     return anchors.loss(shift, chosen, rejected, other, has), stats

@@ -110,12 +110,14 @@ class Alarms(LogLines):
         cures = []
         if "ref_logps/chosen" in logs:  # an anchor compares with the reference
             cures.append("raise loss.anchor.chosen" if "loss/anchor" in logs else "set loss.anchor.chosen=1")
-        if "ada/coef_chosen" not in logs:  # whose balance is of both gradients
+        is_measured_only = logs.get("loss/image") == 0.0  # loss.image.weight 0: it is not the term that pulls
+        if "ada/coef_chosen" not in logs and not is_measured_only:  # whose balance is of both gradients
             cures.append("set loss.image.detach=true")
+        last = "set loss.nll_weight=1" if is_measured_only else "lower loss.image.weight"
         return (
             f"the image margin has grown by {margin:.2f} and the chosen reward has fallen by {-reward:.2f} since the "
             "first lines: the model does not learn from the image, it unlearns the chosen answer, only faster under "
-            f"the other image; {', or '.join(cures) or 'lower loss.image.weight'}"
+            f"the other image; {', or '.join(cures) or last}"
         )
 
     def _since_beginning(self, logs: Mapping[str, float], name: str) -> float | None:

@@ -150,6 +150,18 @@ def test_with_token_weights_lengths_are_numbers_of_tokens_and_the_sums_have_thei
     assert not any(name.startswith("weights/") for name in build({"name": "ddpo"})(x).stats)
 
 
+def test_an_anchor_under_the_other_image_alone_says_what_it_looks_at(random_pairs):
+    x = shown(random_pairs())
+    anchored = build({"name": "dpo", "anchor": {"other": 1}})(x).stats
+    measured = build({"name": "dpo", "image": {"weight": 0}})(x).stats
+    names = [name for name in measured if name.startswith("ref_image/") or name.endswith("/other")]
+    for name in ("image/lift", "image/helps", "rewards/other", *names):
+        torch.testing.assert_close(anchored[name], measured[name], equal_nan=True)
+    assert "image/margin" not in anchored, "no two are compared"
+    both = build({"name": "dpo", "image": {"beta": 0.5}, "anchor": {"other": 1}})(x).stats
+    torch.testing.assert_close(both["rewards/other"], 5.0 * measured["rewards/other"], equal_nan=True)
+
+
 def test_symmpo_is_three_weighted_rows(random_pairs):
     """-log s(b(H1w - H1l)) + L [ -log s(b(H1w - H12)) - log s(b(H22 - H2w)) ], each H a log-ratio."""
     h = {"1w": 0.7, "1l": -0.4, "12": 0.2, "22": 0.5, "2w": 0.9}

@@ -62,6 +62,7 @@ def test_an_image_margin_that_grows_as_the_chosen_reward_falls_is_told_with_its_
         ({}, "set loss.anchor.chosen=1, or set loss.image.detach=true"),
         ({"loss/anchor": 0.7}, "raise loss.anchor.chosen, or set loss.image.detach=true"),
         ({"ada/coef_chosen": 1.0}, "set loss.anchor.chosen=1"),
+        ({"loss/image": 0.0}, "set loss.anchor.chosen=1"),  # measured only: nothing there to detach
     ):
         found = run([SEEN | line] * 3 + [away | line] * 5)
         assert [(step, name) for step, name, _ in found] == [event]
@@ -75,6 +76,9 @@ def test_an_image_margin_that_grows_as_the_chosen_reward_falls_is_told_with_its_
         + [without | {"ada/coef_chosen": 1.0, "image/margin": 0.3, "rewards/chosen": -0.2}] * 3
     )
     assert words.endswith("; lower loss.image.weight")
+    measured = without | {"loss/image": 0.0}
+    [(_, _, words)] = run([measured] * 3 + [measured | {"image/margin": 0.3, "rewards/chosen": -0.2}] * 3)
+    assert words.endswith("; set loss.nll_weight=1")
 
 
 @pytest.mark.parametrize("change", [
