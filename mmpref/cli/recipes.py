@@ -45,9 +45,9 @@ def config(
         return
     if recipe is None:
         raise ConfigError("give a recipe (mmpref recipes lists them), or --keys for the keys that one may have")
-    from mmpref.losses.settings import needs_reference, resolve
+    from mmpref.losses.settings import needs_other, needs_reference, resolve
     from mmpref.recipe.loading import dump_recipe, load_recipe, with_loss
-    from mmpref.recipe.unused_keys import refuse_unread_reference
+    from mmpref.recipe.unused_keys import refuse_other_image, refuse_unread_reference
 
     loaded = load_recipe(recipe, overrides or [])
     if loaded.adapter.path is not None:  # what it says of rank and parts is as much of the recipe as what is written
@@ -55,7 +55,9 @@ def config(
 
         loaded = with_start_adapter(loaded)
     loss = resolve(loaded.loss.as_mapping())
-    refuse_unread_reference(loaded, needs_reference=needs_reference(loss), loss=str(loss["name"] or loss["base"]))
+    named = str(loss["name"] or loss["base"])
+    refuse_unread_reference(loaded, needs_reference=needs_reference(loss), loss=named)
+    refuse_other_image(loaded, needs_other=needs_other(loss), loss=named)
     typer.echo(dump_recipe(with_loss(loaded, loss)).rstrip())
 
 

@@ -131,5 +131,5 @@ def _leaves_something(spans: Sequence[WeightSpan], answer: str) -> bool:
 def _nothing_counts(key: str) -> Exception:
     return row_fault(
         "answer_weight",
-        f"{key!r} leaves no token that counts: give one of them a weight above 0, or the row 'weight' 0, or drop it",
+        f"{key!r} leaves no token that counts: give one of them a weight above 0, drop the field, or leave the row out",
     )

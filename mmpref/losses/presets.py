@@ -6,6 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+ELSEWHERE: Final[Mapping[str, str]] = {
+    "symmpo": "SymMPO's rows become weighted pairs when they are read, and its loss is "
+    "`'loss={name: dpo, anchor: {chosen: 1}}'`",
+    "re_align": "Re-Align's loss is `'loss={name: dpo, image: {weight: 1}}' data.other_image=column`",
+    "chair_dpo": "CHAIR-DPO's loss is `loss.name=dpo loss.beta=0.2`",
+    "kto_pair": "`loss.name=kto` takes pairs as well as single answers",
+    **dict.fromkeys(
+        ("opa_dpo", "v_dpo", "tars", "halva"), "its terms cannot be expressed here, and docs/image_losses.md says why"
+    ),
+}
+"""Methods by names that people look for, which are no presets: what to write for them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFacts:

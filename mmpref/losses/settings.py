@@ -13,6 +13,7 @@ from mmpref.losses.presets import (
     ADA_DEFAULTS,
     BASES,
     CHOICES,
+    ELSEWHERE,
     OPTION_KEYS,
     PRESETS,
     SECTIONS,
@@ -91,6 +92,12 @@ def needs_reference(settings: Mapping[str, Any]) -> bool:
     return BASES[settings["base"]].needs_reference or (uni is not None and uni["nll_lambda"] > 0)
 
 
+def needs_other(settings: Mapping[str, Any]) -> bool:
+    """Whether a resolved loss reads the chosen answer under another image, as ``Objective.needs_other`` says it."""
+    anchor = settings["anchor"]
+    return settings["image"] is not None or (anchor is not None and anchor["other"] > 0)
+
+
 def reads_scores(uni: Mapping[str, Any]) -> bool:
     """Whether a resolved ``uni`` section reads the pairs' scores: eta 0 makes w_qual 1/2 whatever they are."""
     return bool(uni["eta"]) or uni["nll_lambda"] > 0
@@ -114,6 +121,9 @@ def _name_and_base(given: Mapping[str, Any]) -> tuple[str | None, str, Mapping[s
             f"loss needs a name ({', '.join(PRESETS)}) or a base ({', '.join(BASES)}); write `loss.name=dpo`"
         )
     if name is not None:
+        known = str(name).lower().replace("-", "_")
+        if name not in PRESETS and known in ELSEWHERE:
+            raise ConfigError(f"loss.name {name} is no preset: {ELSEWHERE[known]}")
         choice(name, PRESETS, "loss.name")
     if base is not None:
         choice(base, BASES, "loss.base")

@@ -48,8 +48,12 @@ def explain(problem: Mapping[str, Any], top: type[BaseModel]) -> str:
     wants_bool = "boolean" in message
     hint = hint or (" (write true or false)" if wants_bool else "")
     if kind == "list_type" and not hint and isinstance(got, str | int | float) and len(location) > 1:
+        default = _default(top, location)
         one = got if isinstance(got, str) and re.fullmatch(r"[A-Za-z_][\w.-]*", got) else json.dumps(got)
-        hint = f"; write `{shlex.join([f'{dotted}=[{one}]'])}`"
+        one = f"[{one}]"
+        if isinstance(default, list) and len(default) > 1:  # one number is no range
+            one = json.dumps(default)
+        hint = f"; write `{shlex.join([f'{dotted}={one}'])}`"
     return f"'{dotted}': {message}, got {short(repr(got))}{hint}"
 
 

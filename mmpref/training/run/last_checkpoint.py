@@ -35,6 +35,10 @@ def checkpoint_on_unreadable_row(trainer: PreferenceTrainer) -> Iterator[None]:
             kept = trainer.checkpoint_here()
         except CheckpointError as second:
             raise DataError(f"{err}; the checkpoint of step {step} could not be written either ({second})") from err
+        if str(err).endswith("[other_image]"):  # nothing is lost that could come back, and a run goes on as it began
+            raise DataError(
+                f"{err}, and begin anew, in another output; what was learnt up to step {step} is in {kept}"
+            ) from err
         raise DataError(
             f"{err}; everything up to step {step} is in {kept}: put the row's image or video back and go "
             "on with --resume"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from mmpref.data.pair_source import all_files
 from mmpref.data.prompt_groups import PromptTally, embedded_name
 from mmpref.data.quarantine import QuarantinedRow
+from mmpref.errors import DataError
 from mmpref.processing.layout import LayoutName
 from mmpref.processing.length_plan import FitPlan
 from mmpref.processing.pair_fit import Fit
@@ -31,6 +32,22 @@ def notes_on_pairs(plan: FitPlan, *, row_tokens: int | None, layout: LayoutName)
     for pair, _ in once.values():
         tally.add(pair, [_name(file) for file in all_files(pair)])
     return [*lines, *(f"data.train: {line}" for line in tally.finish().warnings())]
+
+
+def describe_row_weights(pairs: Sequence[PreferencePair]) -> str:
+    """One line on rows whose ``weight`` is 0, which train nothing; empty where there is none.
+
+    Raises:
+        DataError: it is 0 in all of them.
+    """
+    ids = [repr(pair.id) for pair in pairs if pair.weight == 0]
+    if pairs and len(ids) == len(pairs):
+        raise DataError(
+            f"all {len(pairs)} pairs of data.train have the weight 0, so that nothing would be trained: give their "
+            "rows a `weight` above 0, or leave the column out"
+        )
+    told = f"data.train: {len(ids):,} of {len(pairs):,} pairs have the weight 0 and train nothing"
+    return f"{told} ({_first(ids)})" if ids else ""
 
 
 def describe_quarantined(rows: Sequence[QuarantinedRow]) -> str:

@@ -40,7 +40,7 @@ from mmpref.training.run.data import RunData
 from mmpref.training.run.feature_cache import KeptFeatures, open_features
 from mmpref.training.run.lengths import fit_data
 from mmpref.training.run.other_images import notes_on_other_images, other_image_of, refuse_without_images
-from mmpref.training.run.pair_notes import describe_quarantined, notes_on_pairs
+from mmpref.training.run.pair_notes import describe_quarantined, describe_row_weights, notes_on_pairs
 from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
 from mmpref.training.run.start_adapter import adapter_folder, describe_start
 from mmpref.training.trainer.memory_errors import explain_oom
@@ -95,6 +95,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     encoder.token_weights = TokenWeightSettings.of(objective.token_weights)
     if note := describe_weights(encoder.token_weights, [*data.train, *data.eval]):
         say(f"token weights: {note}")
+    if note := describe_row_weights(data.train):
+        say(note)
     if note := describe_quarantined(data.quarantine.rows):
         say(note)
     if encoder.other_image is not None:

@@ -14,12 +14,14 @@ import yaml
 
 from mmpref.cli.arguments import hint_for
 from mmpref.cli.main import app, main
-from mmpref.losses.settings import resolve
+from mmpref.losses.presets import PRESETS
+from mmpref.losses.settings import needs_other, resolve
 from mmpref.models import AdapterSettings, Tuning, load, prepare, save_model
 from mmpref.recipe.keys import described
 from mmpref.recipe.loading import load_recipe
 from mmpref.recipe.sections import Recipe
 from mmpref.recipe.shipped import shipped_recipes
+from mmpref.training.loss_settings import objective_from
 from mmpref.training.run.start_adapter import with_start_adapter
 from tests.advice import alternatives, followed
 from tests.tiny_vlms import build
@@ -243,3 +245,30 @@ def test_what_train_refuses_of_a_reference_that_no_loss_reads_is_not_printed(
     assert main(["config", QLORA, *given]) == 2
     (words,) = alternatives(capsys.readouterr().err)
     printed(capsys, "config", QLORA, *given, *words)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given"),
+    [
+        ("qwen2_5_vl_3b_uni_dpo_qlora", ["loss.name=mdpo"]),
+        ("qwen2_5_vl_3b_uni_dpo_qlora", ["loss.image.weight=1"]),
+        ("qwen2_5_vl_3b_uni_dpo_qlora", ["data.other_image=made"]),
+        ("qwen2_5_vl_3b_uni_dpo_qlora", ["loss.name=dpo", "loss.anchor.other=1"]),
+    ],
+)
+def test_a_loss_and_another_picture_that_do_not_fit_are_refused_as_training_does(
+    capsys: pytest.CaptureFixture[str], recipe: str, given: list[str]
+) -> None:
+    assert main(["config", recipe, *given]) == 2
+    said = capsys.readouterr().err
+    for words in alternatives(said):
+        printed(capsys, "config", recipe, *followed(given, words))
+
+
+def test_whether_a_loss_reads_another_picture_is_one_rule_with_and_without_torch() -> None:
+    losses = [{"name": name} for name in PRESETS]
+    losses += [{"name": "dpo", "anchor": {"other": 1}}, {"name": "dpo", "anchor": {"chosen": 1}}]
+    losses += [{"name": "dpo", "image": {"weight": 0}}]
+    found = [needs_other(resolve(loss)) for loss in losses]
+    assert found == [objective_from(loss).needs_other for loss in losses]
+    assert len(set(found)) == 2

@@ -154,6 +154,9 @@ def test_a_combining_preset_takes_another_base_but_orpo_keeps_its_own_beta():
     ("mapping", "message"),
     [
         ({"name": "uni_dop"}, r"loss\.name must be one of .*did you mean 'uni_dpo'"),
+        ({"name": "symmpo"}, r"no preset: SymMPO's rows become weighted pairs .*anchor: \{chosen: 1\}"),
+        ({"name": "Re-Align"}, r"no preset: .*data\.other_image=column"),
+        ({"name": "halva"}, r"no preset: .*docs/image_losses\.md says why"),
         ({"base": "simp"}, r"loss\.base .*did you mean 'simpo'"),
         ({}, "loss needs a name"),
         ({"beta": 0.1}, "loss needs a name"),

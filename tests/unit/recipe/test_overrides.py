@@ -301,6 +301,13 @@ def test_a_key_that_stands_a_section_deeper_is_named(written: str, meant: str) -
         load_recipe(FULL, [written])
 
 
+def test_one_number_in_the_place_of_a_range_is_answered_with_a_range() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("qwen2_5_vl_3b_mdpo_qlora", ["processing.other_image.scale=0.2"])
+    [words] = alternatives(str(caught.value))
+    assert load_recipe("qwen2_5_vl_3b_mdpo_qlora", words).processing.other_image.scale == [0.01, 0.2]
+
+
 @pytest.mark.parametrize("section", ["loss.image", "loss.kto", "loss.uni", "processing.other_image", "tune"])
 def test_a_value_in_the_place_of_a_section_is_told_the_keys_of_that_section(section: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
 
 from mmpref.data.quarantine import LineNumber, QuarantinedRow
+from mmpref.errors import DataError
 from mmpref.processing import FitPlan, PairEncoder, plan_fit
 from mmpref.processing.family import family_of
 from mmpref.records import PreferencePair
-from mmpref.training.run.pair_notes import describe_quarantined, notes_on_pairs
+from mmpref.training.run.pair_notes import describe_quarantined, describe_row_weights, notes_on_pairs
 from tests.tiny_vlms import TINY, pair
 
 
@@ -24,6 +28,17 @@ def planned(rows: Sequence[PreferencePair]) -> FitPlan:
 
 def text_pair(name: str, chosen: str, rejected: str, **rest: object) -> PreferencePair:
     return pair(name, images=(), chosen=chosen, rejected=rejected, **rest)
+
+
+def test_rows_of_weight_zero_are_named_and_nothing_else_is_refused() -> None:
+    rows = [text_pair(str(number), "a dog .", "a cat .") for number in range(3)]
+    assert describe_row_weights(rows) == ""
+    nothing = [replace(row, weight=0.0) for row in rows]
+    assert describe_row_weights([*rows, *nothing[:1]]).endswith(
+        "1 of 4 pairs have the weight 0 and train nothing ('0')"
+    )
+    with pytest.raises(DataError, match=r"all 3 pairs of data\.train have the weight 0"):
+        describe_row_weights(nothing)
 
 
 def test_pairs_and_prompts_beyond_a_row_are_named_with_their_tokens() -> None:
