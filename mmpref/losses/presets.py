@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 ELSEWHERE: Final[Mapping[str, str]] = {
-    "symmpo": "SymMPO's rows become weighted pairs when they are read, and its loss is "
-    "`'loss={name: dpo, anchor: {chosen: 1}}'`",
+    "symmpo": "SymMPO's rows become weighted pairs when they are read, which `loss.name=dpo` trains; "
+    "`'loss={name: dpo, anchor: {chosen: 1}}'` adds anchors",
     "re_align": "Re-Align's loss is `'loss={name: dpo, image: {weight: 1}}' data.other_image=column`",
     "chair_dpo": "CHAIR-DPO's loss is `loss.name=dpo loss.beta=0.2`",
     "kto_pair": "`loss.name=kto` takes pairs as well as single answers",

@@ -50,7 +50,7 @@ class Differences:
                 package = name.removeprefix("versions.")
                 back = f"`pip install {package}=={then.get(name)}`" if then.get(name) else "the earlier versions"
                 self._may_be_allowed.append((line, back))
-            elif name.startswith("data."):
+            elif name.startswith("data.") and name != "data.other_image":  # which is what the loss looks at
                 key = "data.train (or its split, format and held-out share)" if name == "data.train" else "data.eval"
                 self._may_be_allowed.append((line, f"put the earlier files back where {key} names them"))
             elif name == "model.id" or name.startswith(tuple(_START)):

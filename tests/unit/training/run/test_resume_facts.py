@@ -14,6 +14,7 @@ from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.facts import facts_of, pairs_fact
 from mmpref.training.run.resume import check_pairs, choose_checkpoint
+from mmpref.training.run.resume_differences import Differences
 from mmpref.training.trainer.checkpoint import seal
 
 
@@ -51,6 +52,21 @@ def test_without_a_balance_the_facts_are_what_was_written(tmp_path: Path, loss: 
     assert got["loss.ada"] is None
     assert got["loss.name"] == loss["name"]
     assert got["loss.beta"] is None
+
+
+@pytest.mark.parametrize("allow_data_change", [False, True])
+def test_another_source_of_other_images_is_another_loss_and_no_change_of_data(
+    tmp_path: Path, allow_data_change: bool
+) -> None:
+    found = Differences(tmp_path / "step-4", RunDir(tmp_path / "run"))
+    found.of_facts({"data.other_image": "made"}, {"data.other_image": "random_row"})
+    told = r"data\.other_image: 'made' then, 'random_row' now -> `mmpref train .* --resume` goes on with the earlier"
+    with pytest.raises(CheckpointError, match=told) as caught:
+        found.refuse_unless(allow_data_change)
+    assert "data.eval" not in str(caught.value)
+    before_it_existed = Differences(tmp_path / "step-4", RunDir(tmp_path / "run"))
+    before_it_existed.of_facts({}, {"data.other_image": None})
+    before_it_existed.refuse_unless(False)
 
 
 def test_pairs_that_traveled_by_prompt_go_on_so(tmp_path: Path) -> None:
