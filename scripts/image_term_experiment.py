@@ -62,6 +62,7 @@ METHODS: Mapping[str, Method] = {
     "mdpo_ada": Method("mDPO + AdaDPO", "demo_adadpo", MDPO_TERMS),
     "ddpo": Method("DDPO", "demo_dpo", ("loss.name=ddpo",)),
     "image_only": Method("DPO + image term alone", "demo_dpo", ("loss.image={weight: 1}", *CROP)),
+    "mdpo_detach": Method("mDPO, detached", "demo_dpo", ("loss.name=mdpo", "loss.image.detach=true", *CROP)),
     "anchor_only": Method("DPO + anchor alone", "demo_dpo", ("loss.anchor={chosen: 1}",)),
     "mpo": Method("MPO", "demo_dpo", ("loss.name=mpo",)),
     "chip": Method("CHiP (without its token KL)", "demo_dpo", ("loss.name=chip", *NOISE)),
