@@ -32,7 +32,7 @@ from mmpref.losses import Objective, PairLogps, SuspiciousLossWarning, build_obj
 NUM_PAIRS = 4096
 VOCABULARIES = (32_000, 152_064)
 PRESETS = ("dpo", "simpo", "ipo", "hinge", "robust", "rdpo", "cpo", "orpo", "sft", "uni_dpo", "adadpo", "adadpo_split",
-           "uni_adadpo")  # fmt: skip
+           "uni_adadpo", "mdpo", "chip", "ddpo", "ddpo_masked", "hsa", "mpo", "kto")  # fmt: skip
 
 
 def core_steps(device: str = "cpu") -> dict[str, Callable[[], None]]:
@@ -42,10 +42,21 @@ def core_steps(device: str = "cpu") -> dict[str, Callable[[], None]]:
     sums = -torch.rand(2, NUM_PAIRS, generator=g) * length
     ref = sums + 0.1 * torch.randn(2, NUM_PAIRS, generator=g)
     score = 10 * torch.rand(2, NUM_PAIRS, generator=g)
-    length, sums, ref, score = (tensor.to(device) for tensor in (length, sums, ref, score))
+    unlike = sums[0] - 0.2 * torch.rand(NUM_PAIRS, generator=g) * length[0]  # under another image
+    good = (torch.rand(NUM_PAIRS, generator=g) < 0.5).float()
+    length, sums, ref, score, unlike, good = (tensor.to(device) for tensor in (length, sums, ref, score, unlike, good))
+    shift, kl = torch.full_like(unlike, 0.01), torch.full_like(unlike, 0.1)
 
     def step(objective: Objective) -> None:
         chosen, rejected = sums[0].clone().requires_grad_(), sums[1].clone().requires_grad_()
+        if objective.needs_labels:
+            x = PairLogps(
+                chosen=chosen, chosen_len=length[0], rejected=None, rejected_len=None, ref_chosen=ref[0],
+                desirable=good, kl=kl,
+            )  # fmt: skip
+            objective(x).per_pair.mean().backward()
+            return
+        needs_other = objective.needs_other
         x = PairLogps(
             chosen=chosen,
             rejected=rejected,
@@ -55,6 +66,9 @@ def core_steps(device: str = "cpu") -> dict[str, Callable[[], None]]:
             ref_rejected=ref[1],
             chosen_score=score[0],
             rejected_score=score[1],
+            other=unlike.clone().requires_grad_() if needs_other else None,
+            ref_other=ref[0] if needs_other else None,
+            anchor_shift=shift if objective.needs_shift else None,
         )
         objective(x).per_pair.mean().backward()
 
