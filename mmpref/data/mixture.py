@@ -94,6 +94,10 @@ class RootedImages:
         """As :meth:`ImageLoader.num_bytes`."""
         return self._loader(ref).num_bytes(ref)
 
+    def has_one_colour(self, ref: ImageRef) -> bool:
+        """As :meth:`ImageLoader.has_one_colour`."""
+        return self._loader(ref).has_one_colour(ref)
+
     def digest(self, ref: ImageRef) -> str:
         """As :meth:`ImageLoader.digest`."""
         return self._loader(ref).digest(ref)

@@ -23,12 +23,14 @@ from mmpref.processing.chat.conversation import PROVED_IN_FULL, Turns
 from mmpref.processing.chat.spelt_tokens import SpeltOut
 from mmpref.processing.encode import PairEncoder
 from mmpref.processing.errors import EncodeError, fault
-from mmpref.processing.other_images import other_refs, refuse_other_size
+from mmpref.processing.other_images import other_refs, refuse_other_size, same_again
 from mmpref.processing.pair_fit import Fit, PromptLength
 from mmpref.records import ImageRef, PreferencePair, PromptKey, VideoRef, VideoShape
 
 ImageSize = Callable[[ImageRef], tuple[int, int]]
 """(width, height) of an image as it will be shown, from its header."""
+OneColour = Callable[[ImageRef], bool]
+"""Whether every pixel of an image is the same."""
 ShapeOfVideo = Callable[[VideoRef], VideoShape]
 """Size and times of the frames of a video that will be shown, from its header."""
 
@@ -106,6 +108,7 @@ def plan_fit(
     video_shape: ShapeOfVideo | None = None,
     *,
     shrink_images: bool = False,
+    one_colour: OneColour | None = None,
     num_workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> FitPlan:
@@ -117,10 +120,12 @@ def plan_fit(
         video_shape: from ``data.videos.VideoLoader.shape``; needed by pairs with videos.
         shrink_images: whether a pair that is too long may get a smaller pixel budget of its images and frames, down to
             ``min_pixels``; the other pairs of its prompt get the same.
+        one_colour: from ``data.images.ImageLoader.has_one_colour``: given, a pair whose other picture would be its own
+            once more, because that has one colour, is set aside here, and not found when it comes.
         num_workers: processes that help; 0 does the work here.
         progress: called with the number of pairs done, now and then.
     """
-    measure = _Measure(encoder, image_size, video_shape, shrink_images)
+    measure = _Measure(encoder, image_size, video_shape, shrink_images, one_colour)
     found = []
     for number, fit in enumerate(_measured(pairs, measure, num_workers), start=1):
         found.append(fit)
@@ -142,6 +147,7 @@ class _Measure:
     image_size: ImageSize
     video_shape: ShapeOfVideo | None
     shrink_images: bool
+    one_colour: OneColour | None
 
     def __call__(self, pair: PreferencePair, max_pixels: int | None = None) -> Fit | EncodeError:
         """How the pair fits, or why it does not; with this pixel budget, or the largest with which it fits."""
@@ -184,7 +190,7 @@ class _Measure:
         """Whether the pair has another picture; one in the place of each image, of the same size.
 
         Raises:
-            EncodeError: one that is given has another size, or is missing.
+            EncodeError: one that is given has another size, or is missing; one that is made would be the first one.
         """
         settings = self.encoder.other_image
         if settings is None or not pair.images:
@@ -192,6 +198,8 @@ class _Measure:
         for other, size in zip(other_refs(pair, settings), sizes, strict=True):
             if settings.source != "made":
                 refuse_other_size(pair.id, other, self.image_size(other), size, settings)
+            elif settings.repeats_one_colour and self.one_colour is not None and self.one_colour(other):
+                raise same_again(pair.id, other, settings)
         return True
 
     def _budget(

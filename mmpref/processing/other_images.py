@@ -103,6 +103,12 @@ class OtherImageSettings:
         """Whether every epoch has pictures of its own."""
         return self.is_drawn and self.per == "epoch"
 
+    @property
+    def repeats_one_colour(self) -> bool:
+        """Whether what is made of a picture of one colour is that picture again."""
+        of_kind = self.kind in ("crop", "blur") or (self.kind in ("mask", "blank") and self.fill == "mean")
+        return self.source == "made" and of_kind
+
     def key_of(self, pair: PreferencePair) -> Hashable:
         """What pairs of one prompt have in common that have the same other pictures."""
         if self.source != "made":
@@ -208,7 +214,7 @@ class OtherImages:
         else:
             found = self._sized(self.load_image(ImageRef(path=image.path, data=image.data)), first, image)
         if np.array_equal(np.asarray(found), np.asarray(first)):
-            raise self._is_the_same(image)
+            raise same_again(self.row_id, image, self.settings)
         return found
 
     def _generator(self, number: int) -> np.random.Generator:
@@ -219,21 +225,22 @@ class OtherImages:
         refuse_other_size(self.row_id, image, found.size, first.size, self.settings)
         return found if found.size == first.size else found.resize(first.size, Image.Resampling.BICUBIC)
 
-    def _is_the_same(self, image: OtherImage) -> EncodeError:
-        first = image.first
-        assert first is not None
-        where = f"has image {image.number + 1} ({first.describe()})"
-        if self.settings.source == "made":
-            detail = (
-                f"{where}, of which processing.other_image.kind {self.settings.kind} makes the very same picture; "
-                "leave the row out, or write `processing.other_image.kind=noise`"
-            )
-        else:
-            detail = (
-                f"{where} and in its place in other_images {image.describe()}, which is the very same picture; give "
-                "another one, or make them: write `data.other_image=made processing.other_image.kind=crop`"
-            )
-        return fault(self.row_id, "other_image", detail)
+
+def same_again(row_id: str, image: OtherImage, settings: OtherImageSettings) -> EncodeError:
+    """The refusal of another picture that is the first one (``other_image``): it would teach nothing."""
+    assert image.first is not None
+    where = f"has image {image.number + 1} ({image.first.describe()})"
+    if settings.source == "made":
+        detail = (
+            f"{where}, of which processing.other_image.kind {settings.kind} makes the very same picture; "
+            "leave the row out, or write `processing.other_image.kind=noise`"
+        )
+    else:
+        detail = (
+            f"{where} and in its place in other_images {image.describe()}, which is the very same picture; give "
+            "another one, or make them: write `data.other_image=made processing.other_image.kind=crop`"
+        )
+    return fault(row_id, "other_image", detail)
 
 
 def refuse_other_size(

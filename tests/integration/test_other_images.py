@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,23 @@ def test_from_python_the_other_picture_is_asked_for(place: Place, tmp_path: Path
         PreferenceTrainer(str(place.model), arguments(tmp_path), objective={"name": "mdpo"}, **given)
     with pytest.raises(ConfigError, match="one picture only"):
         PreferenceTrainer(str(place.model), arguments(tmp_path), objective={"name": "dpo"}, options=other, **given)
+
+
+def test_an_image_of_one_colour_is_refused_before_training_and_each_advice_leads_on(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in place.world.pairs.read_text(encoding="utf-8").splitlines()[:8]]
+    Image.new("RGB", (48, 48), (255, 255, 255)).save(tmp_path / "white.png")
+    rows[5]["images"] = [str(tmp_path / "white.png")]
+    for row in rows[:5] + rows[6:]:
+        row["images"] = [str(place.world.root / path) for path in row["images"]]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    given = (*MDPO, *SHORT, f"data.train={file}", "data.root=/", "data.eval=[]")
+    assert main(place.training("demo_dpo", tmp_path / "run", *given)) == 3
+    said = capsys.readouterr().err
+    assert f"'{rows[5]['id']}'" in said
+    assert "kind crop makes the very same picture" in said
+    [cure] = re.findall(r"`(data\.max_bad_fraction=\S+)`", said)
+    for number, advice in enumerate((cure, "processing.other_image.kind=noise")):
+        assert main(place.training("demo_dpo", tmp_path / str(number), *given, advice)) == 0

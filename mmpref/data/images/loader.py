@@ -34,6 +34,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_BYTES_OF_HEADERS, _PIXELS_A_BYTE = 8192, 24
+"""An image of one colour has at most so many bytes and one more for so many pixels: a JPEG without subsampling has one
+for 36, all other formats that compress far fewer."""
 _PLAIN_FORMATS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 _MODES = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"})
 
@@ -121,6 +124,15 @@ class ImageLoader:
         with self._header(ref) as image, _decoding(ref):
             width, height = image.size
             return (height, width) if _orientation(image) >= 5 else (width, height)
+
+    def has_one_colour(self, ref: ImageRef) -> bool:
+        """Whether every pixel is the same. Only what is encoded in few bytes for its size can be, and is decoded; a
+        format that does not compress (BMP) is taken for several colours.
+        """
+        width, height = self.size(ref)
+        if self.num_bytes(ref) > _BYTES_OF_HEADERS + width * height // _PIXELS_A_BYTE:
+            return False
+        return all(low == high for low, high in self.open(ref).getextrema())  # type: ignore[misc]
 
     def digest(self, ref: ImageRef) -> str:
         """SHA-256 of the encoded image, in hexadecimal: two files with the same bytes have the same. Not decoded."""

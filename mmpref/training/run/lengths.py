@@ -32,6 +32,7 @@ def fit_data(recipe: Recipe, data: RunData, encoder: PairEncoder, say: Say) -> t
             data.images.size,
             data.videos.shape,
             shrink_images=recipe.processing.shrink_images,
+            one_colour=data.images.has_one_colour,
             num_workers=recipe.train.dataloader_num_workers,
         )
         for pairs in (data.train, data.eval)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmpref.errors import ConfigError
 from mmpref.processing import EncodeError, OtherImageSettings, PairCollator, PairEncoder, family_of
+from mmpref.processing.length_plan import plan_fit
 from mmpref.processing.other_images import crop_box, made, normal_of, signal_left
 from mmpref.processing.pixels import ImageSettings
 from mmpref.records import ImageRef
@@ -281,6 +282,20 @@ def test_a_picture_of_one_colour_is_refused_where_it_would_stay_the_same(kind: A
     with pytest.raises(EncodeError, match=r"image 1 \(40x40-1\), of which .* makes the very same picture.*kind=noise`"):
         encoder_of(kind=kind).encode(pair(images=("40x40-1",)), plain)
     assert encoder_of(kind="noise").encode(pair(images=("40x40-1",)), plain).other_prompt is not None
+
+
+def test_it_is_set_aside_at_the_start_and_not_found_when_its_turn_comes() -> None:
+    pairs = [pair("plain", images=("40x40-1",)), pair("other", images=("40x40-2",))]
+
+    def is_plain(ref: ImageRef) -> bool:
+        return ref.path == "40x40-1"
+
+    for keys, left in (({"kind": "crop"}, ["other"]), ({"kind": "noise"}, ["plain", "other"]),
+                       ({"kind": "blank", "fill": "black"}, ["plain", "other"])):  # fmt: skip
+        plan = plan_fit(pairs, encoder_of(**keys), lambda ref: draw(ref).size, one_colour=is_plain)
+        assert [one.id for one in plan.pairs] == left
+        assert [(one.id, err.reason) for one, err in plan.set_aside] == [("plain", "other_image")] * (2 - len(left))
+        assert all("kind=noise" in str(err) for _, err in plan.set_aside)
 
 
 @pytest.mark.parametrize(

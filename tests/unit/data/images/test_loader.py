@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,32 @@ def test_the_image_outlives_its_file(root: Path) -> None:
     (root / "a.png").unlink()
     assert image.getpixel((3, 3)) == RED
     assert type(image) is Image.Image
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1600, 1200)])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PNG", {}), ("GIF", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 75}),
+        ("JPEG", {"quality": 100, "subsampling": 0}),
+    ],
+)  # fmt: skip
+def test_an_image_of_one_colour_is_known(kind: str, options: dict[str, Any], size: tuple[int, int]) -> None:
+    loader, image = ImageLoader(None), flat("RGB", (10, 120, 200), size)
+    assert loader.has_one_colour(ImageRef(data=encoded(image, kind, **options)))
+    image.paste((250, 0, 0), (0, 0, 8, 8))
+    assert not loader.has_one_colour(ImageRef(data=encoded(image, kind, **options)))
+
+
+def test_what_takes_many_bytes_is_not_decoded_to_know_its_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), "JPEG", quality=90)
+
+    def refuse(loader: ImageLoader, ref: ImageRef) -> Image.Image:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageLoader, "open", refuse)
+    assert not ImageLoader(None).has_one_colour(ImageRef(data=data))
 
 
 @pytest.mark.parametrize(
