@@ -132,7 +132,7 @@ def describe_single_answers(
     bad = len(answers) - good
     line = f"single answers: {good:,} desirable, {bad:,} undesirable"
     if not good or not bad:
-        return f"{line}; answers of one kind alone teach no difference: give rows of both"
+        return f"warning: {line}; answers of one kind alone teach no difference: give rows of both"
     if not desirable_weight or not undesirable_weight:
         idle = "undesirable" if desirable_weight else "desirable"
         return f"{line}; loss.kto.{idle}_weight is 0: {idle} answers train nothing"

@@ -78,6 +78,8 @@ def resolve(mapping: Mapping[str, Any], *, score_scale: tuple[float, float] | No
     refuse_terms(out)
     _check_base(out, given)
     if out["uni"] is not None:
+        if "beta" not in given:
+            _warn_of_beta_for_sums(out, preset)
         _check_uni(out, uni or {}, score_scale)
     if out["ada"] is not None:
         _check_ada(out, ada or {}, facts.needs_reference)
@@ -237,6 +239,16 @@ def _check_base(out: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         _warn("loss.label_smoothing 0 makes base robust the same as dpo")
     if base == "sft" and "beta" in given and beta != 1.0:
         _warn("loss.beta only scales the logged rewards of base sft")
+
+
+def _warn_of_beta_for_sums(out: Mapping[str, Any], preset: Mapping[str, Any]) -> None:
+    """Warn of a default beta that is meant for sums of log-probs, where Uni-DPO takes means."""
+    beta = out["beta"]
+    if not out["length_normalize"] or beta >= 1.0 or out["base"] in ("ipo", "orpo"):  # whose beta is something else
+        return
+    whose = f"preset {out['name']}" if "beta" in preset else f"base {out['base']}"
+    _warn(f"loss.beta {beta:g} is {whose}'s, for sums of log-probs; with loss.uni they are means, where the paper "
+          "has 2: write `loss.beta=2`, or this one down")  # fmt: skip
 
 
 def _check_uni(

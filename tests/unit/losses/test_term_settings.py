@@ -313,3 +313,21 @@ def test_the_settings_of_token_weights_are_a_mapping_that_others_read():
         warnings.simplefilter("ignore", SuspiciousLossWarning)
         objective = build_objective({"name": "ddpo", "token_weights": {"min_match": 2}})
     assert dict(objective.token_weights or {}) == {**DIFF, "min_match": 2}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "whose"),
+    [({"name": "mdpo", "uni": {"tau_good": 2.5}}, "base dpo"), ({"base": "dpo", "uni": {"tau_good": 2.5}}, "base dpo")],
+)
+def test_a_beta_of_sums_is_warned_of_where_uni_takes_means(mapping: dict[str, Any], whose: str) -> None:
+    with pytest.warns(SuspiciousLossWarning, match=rf"loss\.beta 0\.1 is {whose}'s.*`loss\.beta=2`"):
+        resolved = resolve(mapping)
+    for settled in (
+        {**mapping, "beta": 2},
+        {**mapping, "beta": 0.1},
+        {"name": "uni_dpo", "uni": {"tau_good": 2.5}},
+        resolved,
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SuspiciousLossWarning)
+            resolve(settled)
