@@ -143,8 +143,8 @@ class Objective:
         """
         if self.anchors is None:
             raise ConfigError("this loss has no anchors; write `loss.anchor.chosen=1`")
-        both = (self.base.score(side(logps)) for side in (chosen_side, rejected_side))
-        return 0.5 * self.anchors.beta * sum(both).detach()  # type: ignore[union-attr]
+        both = self.base.score(chosen_side(logps)) + self.base.score(rejected_side(logps))
+        return 0.5 * self.anchors.beta * both.detach()
 
     def _require(self, x: PairLogps) -> None:
         if self.needs_rejected and x.rejected is None:

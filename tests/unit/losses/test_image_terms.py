@@ -234,17 +234,20 @@ def test_a_pair_without_another_image_is_its_text_pair_and_gets_no_gradient_ther
 
 
 @pytest.mark.parametrize("combine", ["own", "joint"])
-@pytest.mark.parametrize("use_reference", [False, True])
 @pytest.mark.parametrize("share", [1.0, 0.5])
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    ("base", "use_reference"),
+    [(base, used) for base in BASES for used in (False, True) if not (used and base in REFERENCE_FREE)],
+)
 def test_each_pair_of_terms_pulls_equally_hard_on_its_two_probabilities(base, share, use_reference, combine):
     """By autograd, with respect to p = e^u of each answer, or p / p_ref."""
-    if use_reference and base in REFERENCE_FREE:
-        return  # refused
     p = [torch.tensor([value], dtype=torch.float64, requires_grad=True) for value in (0.41, 0.33, 0.37)]
     ref = [math.log(value) for value in (0.39, 0.36, 0.4)]
     n = (6.0, 4.0, 6.0)
-    column = lambda value: torch.tensor([value], dtype=torch.float64)  # noqa: E731
+
+    def column(value: float) -> torch.Tensor:
+        return torch.tensor([value], dtype=torch.float64)
+
     x = PairLogps(
         chosen=n[0] * p[0].log(), rejected=n[1] * p[1].log(), other=n[2] * p[2].log(),
         chosen_len=column(n[0]), rejected_len=column(n[1]),
