@@ -31,14 +31,17 @@ def test_a_reference_that_the_loss_does_not_need_costs_nothing() -> None:
     assert found.flops_per_pair < make_plan(recipe("qwen2_vl_2b_uni_dpo_full")).flops_per_pair
 
 
+CROP = ("data.other_image=made", "processing.other_image.kind=crop")
+
+
 @pytest.mark.parametrize(("kind", "changes", "answers"), [
     ("text", ["adapter={kind: none}", "tune={language: full}", "train.gradient_checkpointing=false"], 2),
     ("text", ["adapter={kind: none}", "tune={language: full}", "loss={name: simpo}"], 2),
     ("text", ["adapter.rank=1", "train.gradient_checkpointing=false"], 2),
     ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: dpo}"], 2),
     ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: dpo}"], 4),
-    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: mdpo}"], 2),
-    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: mdpo}"], 3),
+    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: mdpo}", *CROP], 2),
+    ("llava", ["adapter={kind: none}", "tune={language: full}", "loss={name: mdpo}", *CROP], 3),
 ])  # fmt: skip
 def test_operations_are_those_that_torch_counts(kind: str, changes: list[str], answers: int, tmp_path: Path) -> None:
     import torch
