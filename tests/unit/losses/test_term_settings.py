@@ -124,6 +124,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "dpo", "pair_weight": 0}, r"loss\.pair_weight is 0 and no other term"),
     ({"name": "dpo", "pair_weight": 0, "image": {"weight": 0}}, r"loss\.pair_weight is 0 and no other term"),
     ({"name": "chip", "pair_weight": 0}, r"loss\.pair_weight is 0 and no other term"),
+    ({"name": "uni_dpo", "pair_weight": 0, "uni": {"nll_lambda": 0}}, r"loss\.pair_weight is 0 and no other term"),
     (
         {"name": "mpo", "anchor": {"delta": "walking"}},
         r"loss\.anchor\.delta must be a number or running, got 'walking'",
