@@ -165,7 +165,7 @@ def grade(
         if sample.meta["dimension"] == GENERATIVE and describe is not None:
             items.append({**base, **describe(sample, text)})
         else:
-            read = protocol.read(text)
+            read = protocol.read(text, str(sample.meta["question"]))
             items.append({**base, "read": read, "label": sample.target, "correct": read == sample.target})
     return Graded.of(items, notes=notes)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpref.evals.benchmarks.contract import Counts, Items, ScoringProtocol, by_name
-from mmpref.evals.text.yes_no import YesNo, read_lmms_eval, read_mmpref, read_vlmevalkit
+from mmpref.evals.text.yes_no import Reader, YesNo, read_lmms_eval, read_mmpref, read_vlmevalkit
 from mmpref.statistics import Array, Formula, Metric, Ratio, rounded
 
 GENERATIVE = "generative"
@@ -19,7 +19,7 @@ class AmberProtocol(ScoringProtocol):
     """A rule of AMBER.
 
     Args:
-        read: yes, no or unparsed of an answer to a question.
+        read: yes, no or unparsed of an answer and its question.
         of_questions: the metrics of the questions of a part that has these sections.
         covers: the dimensions that the rule is about.
         whole_dimensions: whether a dimension that has an answer must have all of them.
@@ -31,7 +31,7 @@ class AmberProtocol(ScoringProtocol):
         decimals: of the percentages of descriptions; None for all.
     """
 
-    read: Callable[[str], YesNo]
+    read: Reader
     of_questions: Callable[[str, Sequence[str]], dict[str, Metric]]
     covers: tuple[str, ...] = DIMENSIONS
     whole_dimensions: bool = False
@@ -181,7 +181,7 @@ def mean_accuracy(part: str, sections: Sequence[str]) -> dict[str, Metric]:
     return {"accuracy": Formula(parts=by_section, combine=mean, why_empty=why) if by_section else none}
 
 
-def read_official(text: str) -> YesNo:
+def read_official(text: str, question: str = "") -> YesNo:
     """Exactly ``Yes`` or ``No``; "Yes." and "yes" are neither."""
     return {"Yes": "yes", "No": "no"}.get(text, "unparsed")  # type: ignore[return-value]
 

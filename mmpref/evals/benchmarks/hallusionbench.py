@@ -173,7 +173,7 @@ def _first_answers(pairs: Sequence[tuple[EvalSample, str]]) -> dict[str, str]:
 
 
 def _by_rule(sample: EvalSample, text: str, protocol: HallusionBenchProtocol) -> dict[str, Any]:
-    read = protocol.read(text)
+    read = protocol.read(text, str(sample.meta["question"]))
     return {"code": _CODES["unclear"] if read == "unclear" else int(read == sample.target), "read": read}
 
 

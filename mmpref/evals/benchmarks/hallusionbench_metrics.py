@@ -25,7 +25,7 @@ class HallusionBenchProtocol(ScoringProtocol):
         decimals, decimals_judged: of a percentage, where a rule read the answers and where a judge did; None for all.
     """
 
-    read: Callable[[str], Literal[YesNo, "unclear"]]
+    read: Callable[[str, str], Literal[YesNo, "unclear"]]
     takes_verdicts: bool = True
     with_image_only: bool = False
     excuses_unclear: bool = True
@@ -34,13 +34,13 @@ class HallusionBenchProtocol(ScoringProtocol):
     decimals_judged: int | None = None
 
 
-def _read_or_unclear(text: str) -> Literal[YesNo, "unclear"]:
+def _read_or_unclear(text: str, question: str) -> Literal[YesNo, "unclear"]:
     """mmpref's reader; "I cannot tell" is unclear."""
-    read = read_mmpref(text)
-    return "unclear" if read == "unparsed" and says_unsure(text) else read
+    read = read_mmpref(text, question)
+    return "unclear" if read == "unparsed" and says_unsure(text, question) else read
 
 
-def _read_lmms_eval(text: str) -> YesNo:
+def _read_lmms_eval(text: str, question: str) -> YesNo:
     """The rule that is commented out in lmms-eval: every answer without "yes" is a no."""
     return "yes" if "yes" in text.lower() else "no"
 

@@ -22,7 +22,7 @@ An answer that is neither is wrong under all four.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from mmpref.evals.files.layouts import PLACE
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
-from mmpref.evals.text.yes_no import YesNo, read_mmpref, read_vlmevalkit
+from mmpref.evals.text.yes_no import Reader, YesNo, read_mmpref, read_vlmevalkit
 from mmpref.files.rows import Row, Source, first_ids, load_rows, read_text
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Array, Formula, Metric, Ratio
@@ -52,17 +52,17 @@ _SUFFIX = "Please answer yes or no."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MmeProtocol(ScoringProtocol):
-    """A rule of MME: ``read`` gives yes, no or unparsed of an answer."""
+    """A rule of MME: ``read`` gives yes, no or unparsed of an answer and its question."""
 
-    read: Callable[[str], YesNo]
+    read: Reader
 
 
-def read_official(text: str) -> YesNo:
+def read_official(text: str, question: str = "") -> YesNo:
     """The script's rule: yes or no in the first four characters."""
     return _opening(text.lower())
 
 
-def read_lmms_eval(text: str) -> YesNo:
+def read_lmms_eval(text: str, question: str = "") -> YesNo:
     """lmms-eval's rule: the script's without full stops, and a lone letter counts."""
     plain = text.lower().strip().replace(".", "")
     if len(plain) == 1:
@@ -198,7 +198,7 @@ def grade(
     """Read every answer with the protocol's reader and compare it with the label."""
     items: list[Item] = []
     for sample, text in pair_by_id(samples, answers):
-        read = protocol.read(text)
+        read = protocol.read(text, str(sample.meta["question"]))
         items.append(
             {
                 "id": sample.id,

@@ -187,7 +187,7 @@ def grade(
     if len(samples) == len(answers):
         return graded
     unasked = [
-        {"id": f"extra/{answer.id}", "image": "", "split": "", "read": protocol.read(answer.text)}
+        {"id": f"extra/{answer.id}", "image": "", "split": "", "read": protocol.read(answer.text, "")}
         for answer in answers[len(items) :]
     ]
     note = f"{len(samples)} questions and {len(answers)} answers: scored the first {len(items)} of each by order"
@@ -208,7 +208,7 @@ def _id_hint(samples: Sequence[EvalSample]) -> str:
 
 
 def _item(sample: EvalSample, text: str, protocol: PopeProtocol) -> Item:
-    read, label = protocol.read(text), protocol.label(sample.target)
+    read, label = protocol.read(text, str(sample.meta["question"])), protocol.label(sample.target)
     return {
         "id": sample.id,
         "split": sample.meta["split"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpref.evals.benchmarks.contract import Counts, Items, ScoringProtocol, by_name
-from mmpref.evals.text.yes_no import YesNo, read_lmms_eval, read_mmpref, read_official, read_vlmevalkit
+from mmpref.evals.text.yes_no import Reader, read_lmms_eval, read_mmpref, read_official, read_vlmevalkit
 from mmpref.statistics import Metric, Ratio
 
 
@@ -16,7 +16,7 @@ class PopeProtocol(ScoringProtocol):
     """A rule of POPE.
 
     Args:
-        read: yes, no or unparsed of an answer.
+        read: yes, no or unparsed of an answer and its question.
         label: the truth as the rule takes it from the file.
         may_pair_by_order: whether answers may be paired with questions by their order.
         missed: the count of yes-questions that were missed: not answered yes, or answered no.
@@ -25,7 +25,7 @@ class PopeProtocol(ScoringProtocol):
         yes_ratio: the counts that yes_ratio divides.
     """
 
-    read: Callable[[str], YesNo]
+    read: Reader
     label: Callable[[str], str] = lambda given: given.strip().lower()
     may_pair_by_order: bool = False
     missed: str = "not_yes_to_yes"

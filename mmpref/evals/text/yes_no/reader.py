@@ -1,65 +1,14 @@
-"""Reading yes or no from a model's answer: one pure function per protocol, text to ``yes``, ``no`` or ``unparsed``.
+"""Reading yes or no from a model's answer as a careful reader would, who knows the question.
 
-``official`` follows RUCAIBox/POPE ``evaluate.py``, ``lmms_eval`` follows lmms-eval ``tasks/pope/utils.py`` and
-``vlmevalkit`` follows VLMEvalKit ``dataset/utils/yorn.py`` without its optional judge. These three keep the quirks of
-the tools they are named after. ``mmpref`` is ours: it reads what a person would, and says ``unparsed`` where a person
-would hesitate. It reads English. It does not see the question, so a sentence that only states a fact ("There is a
-dog") is unparsed, while a plain denial ("There is no dog") is a no.
+What a person would hesitate over is ``unparsed``. It reads English.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Literal
 
-YesNo = Literal["yes", "no", "unparsed"]
-
-
-def read_official(text: str) -> YesNo:
-    """POPE's rule: "no" when the text before the first full stop has the word No, no or not, otherwise "yes".
-
-    Commas are deleted and words are what single spaces separate, so ``NO``, ``**No**``, ``No!`` and an empty answer
-    are all "yes". Nothing is ever unparsed.
-    """
-    words = text.split(".", 1)[0].replace(",", "").split(" ")
-    return "no" if not {"No", "no", "not"}.isdisjoint(words) else "yes"
-
-
-def read_lmms_eval(text: str) -> YesNo:
-    """lmms-eval's rule: the whole answer, trimmed and lower-cased, is "yes" or "no"; "Yes." is neither."""
-    word = text.lower().strip()
-    if word == "yes":
-        return "yes"
-    return "no" if word == "no" else "unparsed"
-
-
-_VLMEVALKIT_MARKS = ';/[]"{}()=+\\_-><@`,?!'
-_DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
-_FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
-_FULL_STOPS_REMOVED = 32  # the tool passes the flag re.UNICODE, whose value is 32, where the count belongs
-
-
-def read_vlmevalkit(text: str) -> YesNo:
-    """VLMEvalKit's rule: exactly one of the words yes and no is present after its clean-up of punctuation.
-
-    The clean-up deletes a mark that touches a space somewhere (or every mark when the text has a comma between
-    digits) and otherwise turns it into a space. Colons, quotes, asterisks and unicode marks stay, so ``**No**`` is
-    unparsed.
-    """
-    lower = text.lower()
-    deletes_all = _DIGIT_COMMA_DIGIT.search(lower) is not None
-    cleaned = lower
-    for mark in _VLMEVALKIT_MARKS:
-        touches_space = f"{mark} " in lower or f" {mark}" in lower
-        cleaned = cleaned.replace(mark, "" if deletes_all or touches_space else " ")
-    words = set(_FULL_STOP.sub("", cleaned, count=_FULL_STOPS_REMOVED).split())
-    if "yes" in words:
-        return "unparsed" if "no" in words else "yes"
-    return "no" if "no" in words else "unparsed"
-
-
-# --- the reading of our own ------------------------------------------------------------------------------------------
+from mmpref.evals.text.yes_no.tools import YesNo
 
 _YES = frozenset(
     {"yes", "yeah", "yep", "yup", "yea", "yess", "true", "correct", "affirmative", "definitely", "certainly"}
@@ -107,7 +56,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n+|[。！？…]")
 _WORD = re.compile(r"\w+(?:'\w+)?")
 
 
-def read_mmpref(text: str) -> YesNo:
+def read_mmpref(text: str, question: str = "") -> YesNo:
     """What a careful reader takes from the answer, or "unparsed".
 
     In this order: a yes or no that opens the answer ("Yes, but ...", "**NO**", "1. No"), unless a later conclusion
@@ -132,9 +81,9 @@ def read_mmpref(text: str) -> YesNo:
     return _statement_says(sentences[0])
 
 
-def says_unsure(text: str) -> bool:
+def says_unsure(text: str, question: str = "") -> bool:
     """Whether the answer says in so many words that it does not know."""
-    return read_mmpref(text) == "unparsed" and _DOUBT.search(_IDIOMS.sub(" ", _plain(text))) is not None
+    return read_mmpref(text, question) == "unparsed" and _DOUBT.search(_IDIOMS.sub(" ", _plain(text))) is not None
 
 
 def _plain(text: str) -> str:
