@@ -27,13 +27,8 @@ from mmpref.statistics import paired_differences as differences_of
 
 Better = Literal["lower", "higher"] | None
 ELSEWHERE = ("chair", "pope")  # they stand in the first table
-LOWER = (
-    "hallucination_rate", "chair_s_refine", "chair_s", "chair_i", "chair", "hal", "cog", "figure_inconsistent",
-    "figure_wrong",
-)  # fmt: skip
-RATES = LOWER[:7]
+RATES = ("hallucination_rate", "chair_s_refine", "chair_s", "chair_i", "chair", "hal", "cog")
 COVERAGE = ("cover", "recall", "informativeness")
-NEUTRAL = ("yes_ratio", "yes_diff", "fp_ratio", "lh", "vi", "mixed", "mean_length", "mean_margin", "tie_rate")
 HEADLINES = (
     "hallucination_rate", "chair_s_refine", "hal", "chair", "score", "perception", "cognition", "a_acc", "accuracy",
     "f1", "lc_win_rate", "win_rate",
@@ -103,11 +98,13 @@ def benchmark_tables(runs: Sequence[Run]) -> list[BenchmarkTable]:
     return tables
 
 
-def direction(name: str) -> Better:
-    """Which way a metric gets better, as far as its name tells."""
-    if name in LOWER:
+def direction(name: str, benchmark: str = "") -> Better:
+    """Which way a metric gets better, as its benchmark says; of one that is not known here, as others of that name."""
+    own = BENCHMARKS.get(benchmark)
+    asked = (own,) if own is not None else tuple(BENCHMARKS.values())
+    if any(name in known.lower_is_better for known in asked):
         return "lower"
-    return None if name in NEUTRAL or name in _GUARDS else "higher"
+    return None if name in _GUARDS or any(name in known.undirected for known in asked) else "higher"
 
 
 def _table(
@@ -130,7 +127,7 @@ def _table(
     rows: tuple[MetricRow, ...] = ()
     if benchmark not in ELSEWHERE:
         differences = _all_differences(evaluations, labels, of_run)
-        rows = (*_metric_rows(evaluations, differences), *_guard_rows(evaluations))
+        rows = (*_metric_rows(benchmark, evaluations, differences), *_guard_rows(evaluations))
         rows = tuple(_noted(row, common, of_run) for row in _flagged(rows, evaluations))
     turns: tuple[Turns, ...] = ()
     first = evaluations[0]
@@ -200,7 +197,7 @@ def _all_differences(
 
 
 def _metric_rows(
-    evaluations: Sequence[Evaluation | None], differences: Sequence[Mapping[str, Difference]]
+    benchmark: str, evaluations: Sequence[Evaluation | None], differences: Sequence[Mapping[str, Difference]]
 ) -> list[MetricRow]:
     names: dict[str, None] = {}
     for found in evaluations:
@@ -213,6 +210,7 @@ def _metric_rows(
         if part == "overall":  # another spelling of the bare names
             continue
         unit: Unit = "words" if name == "mean_length" else "percent" if shares.get(full, False) else "number"
+        better = direction(name, benchmark)
         cells = []
         for found, difference in zip(evaluations, differences, strict=True):
             value = found.metric(full) if found else None
@@ -220,8 +218,8 @@ def _metric_rows(
                 reason = found.why_undefined(full) if found else None
                 cells.append(Cell(unit=unit, value=None, note=f"undefined: {reason}" if reason else ""))
                 continue
-            cells.append(filled(unit, value, found.interval(full), direction(name), difference.get(full), ()))
-        rows.append(MetricRow(name, part, direction(name), "", tuple(cells)))
+            cells.append(filled(unit, value, found.interval(full), better, difference.get(full), ()))
+        rows.append(MetricRow(name, part, better, "", tuple(cells)))
     return rows
 
 

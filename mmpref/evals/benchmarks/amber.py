@@ -241,4 +241,8 @@ AMBER = Benchmark(
     counts=each(count),
     metrics=metrics,
     parts=lambda item: tuple(item["sections"]),
+    headline=("chair", "cover", "hal", "cog", "f1", "yes_ratio", "amber_score"),
+    together=("chair", "cover", "hal", "cog", "mean_length"),
+    lower_is_better=("chair", "hal", "cog"),
+    undirected=("yes_ratio", "mean_length"),
 )

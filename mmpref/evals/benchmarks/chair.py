@@ -231,4 +231,8 @@ CHAIR = Benchmark(
     unit=lambda item: str(item["id"]),
     counts=each(partial(count_objects, not_named="missing")),
     metrics=lambda protocol, part, items: _METRICS,
+    headline=("chair_s", "chair_i", "recall", "mean_length"),
+    together=("chair_s", "chair_i", "recall", "mean_length"),
+    lower_is_better=("chair_s", "chair_i"),
+    undirected=("mean_length",),
 )

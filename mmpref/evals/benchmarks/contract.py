@@ -98,6 +98,12 @@ class Benchmark(Generic[P]):
         needs_judge: whether a model judges the answers, whose verdicts come with the option ``verdicts``.
         how_to_get: where the option is from that a protocol ``needs``.
         aliases: further names by which users may call it.
+        headline: the metrics of all questions that the table of a paper prints, in that order (``mmpref report --table
+            paper``); all of them where none are named.
+        together: metrics that mislead alone; a table that shows one of them shows all (CHAIR falls when captions name
+            less, which recall and length show).
+        lower_is_better: the metrics that get better when they fall.
+        undirected: the metrics of which neither more nor less is better, such as lengths and shares of yes.
     """
 
     name: str
@@ -119,6 +125,10 @@ class Benchmark(Generic[P]):
     by_likelihood: bool = False
     how_to_get: str = ""
     aliases: tuple[str, ...] = ()
+    headline: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
+    lower_is_better: tuple[str, ...] = ()
+    undirected: tuple[str, ...] = ()
 
     def protocol_of_result(self, name: str) -> P:
         """The protocol that a saved result names; the default for a name that is not known here any more."""

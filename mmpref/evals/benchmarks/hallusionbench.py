@@ -253,4 +253,7 @@ HALLUSIONBENCH = Benchmark(
     metrics=metrics,
     parts=lambda item: (item["category"], f"{item['category']}_{item['subcategory']}"),
     needs_judge=True,
+    headline=("a_acc", "f_acc", "q_acc", "yes_ratio"),
+    lower_is_better=("figure_inconsistent", "figure_wrong"),
+    undirected=("yes_ratio", "yes_diff", "fp_ratio", "lh", "vi", "mixed"),
 )

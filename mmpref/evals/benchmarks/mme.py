@@ -275,4 +275,6 @@ MME = Benchmark(
     unit=lambda item: str(item["image"]),
     counts=counts,
     metrics=metrics,
+    headline=("perception", "cognition", "yes_ratio"),
+    undirected=("yes_ratio",),
 )

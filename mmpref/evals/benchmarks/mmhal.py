@@ -242,4 +242,7 @@ MMHAL = Benchmark(
     metrics=lambda protocol, part, items: _METRICS,
     parts=lambda item: (str(item["type"]),),
     needs_judge=True,
+    headline=("score", "hallucination_rate", "informativeness", "mean_length"),
+    lower_is_better=("hallucination_rate",),
+    undirected=("mean_length",),
 )

@@ -271,4 +271,8 @@ OBJECT_HALBENCH = Benchmark(
     metrics=lambda protocol, part, items: _METRICS,
     needs_judge=True,
     num_beams=3,
+    headline=("chair_s_refine", "chair_i", "recall", "mean_length"),
+    together=("chair_s", "chair_s_refine", "chair_i", "recall", "mean_length"),
+    lower_is_better=("chair_s", "chair_s_refine", "chair_i"),
+    undirected=("mean_length",),
 )

@@ -236,4 +236,6 @@ POPE = Benchmark(
     counts=each(count),
     metrics=metrics,
     parts=lambda item: (str(item["split"]),) if item["split"] else (),
+    headline=("accuracy", "f1", "yes_ratio"),
+    undirected=("yes_ratio",),
 )

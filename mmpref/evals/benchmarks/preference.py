@@ -223,4 +223,6 @@ PREFERENCE = Benchmark(
     metrics=metrics,
     parts=lambda item: (item["source"],) if item["source"] else (),
     by_likelihood=True,
+    headline=("accuracy", "tie_rate"),
+    undirected=("tie_rate", "mean_margin"),
 )

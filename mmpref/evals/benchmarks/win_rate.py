@@ -222,4 +222,6 @@ WIN_RATE = Benchmark(
     metrics=lambda protocol, part, items: _METRICS,
     parts=lambda item: (item["dataset"],) if item["dataset"] else (),
     needs_judge=True,
+    headline=("lc_win_rate", "win_rate", "mean_length"),
+    undirected=("mean_length", "reference_length", "longer_share"),
 )
