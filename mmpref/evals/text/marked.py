@@ -1,0 +1,47 @@
+"""What a model marks as its answer, and what it only thought."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+
+_THINKING = re.compile(
+    r"<(think|thinking|thought|reasoning)>.*?</\1>|^.*</(?:think|thinking|thought|reasoning)>", re.S | re.I
+)
+_OPEN_THINKING = re.compile(r"<(?:think|thinking|thought|reasoning)>.*", re.S | re.I)
+_ANSWER_TAG = re.compile(r"<(answer|final_answer|response)>(.*?)(?:</\1>|$)", re.S | re.I)
+_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_LATEX = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
+_JSON_KEYS = ("answer", "final_answer", "choice", "option", "prediction", "response")
+
+
+def without_thinking(text: str) -> str:
+    """The text without invisible characters and thinking."""
+    folded = unicodedata.normalize("NFKC", text)
+    folded = "".join(char for char in folded if unicodedata.category(char) != "Cf")
+    return _OPEN_THINKING.sub(" ", _THINKING.sub(" ", folded))
+
+
+def marked_answer(text: str) -> str | None:
+    """What the model marked as its answer; None where nothing is."""
+    if found := _ANSWER_TAG.findall(text):
+        return str(found[-1][1])
+    if boxed := _BOXED.findall(text):
+        return _LATEX.sub(r"\1", boxed[-1])
+    return _in_json(text)
+
+
+def _in_json(text: str) -> str | None:
+    body = re.sub(r"^\s*```(?:json)?|```\s*$", "", text.strip(), flags=re.I).strip()
+    start, end = body.find("{"), body.rfind("}")
+    if start < 0 or end < start:
+        return None
+    try:
+        content = json.loads(body[start : end + 1])
+    except ValueError:
+        return None
+    if not isinstance(content, dict):
+        return None
+    found = {str(key).casefold().replace(" ", "_"): value for key, value in content.items()}
+    return next((found[key] for key in _JSON_KEYS if isinstance(found.get(key), str)), None)

@@ -1,0 +1,102 @@
+"""The options of a multiple-choice question, and where an answer says the text of one.
+
+Texts are compared in plain words: small letters, no markup, no articles, numbers as digits.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import TypeAlias
+
+Options: TypeAlias = Mapping[str, str]
+"""The text of each option by its letter, from A on."""
+
+_MARKS = {
+    "(A)": r"[(（]\s*{}\s*[)）]",
+    "A)": r"(?<![\w(]){}\s*[)）]",
+    "A.": r"(?<![\w.]){}\s*[.．、]",
+    "A:": r"(?<![\w]){}\s*[:：]",
+}
+_NUMBERS = {
+    word: str(number)
+    for number, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    )
+}
+_ARTICLES = {"a", "an", "the"}
+_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+
+
+def options_of(text: str) -> dict[str, str]:
+    """The options that a question lists, by their letters; nothing where it lists none.
+
+    Read are lists with ``(A)``, ``A)``, ``A.`` and ``A:``, in capitals or not, one in a line or all in one, with
+    letters from A on and at least two options. Of a list in lines an option ends with its line.
+    """
+    for mark in _MARKS.values():
+        for letters in (ascii_uppercase, ascii_uppercase.lower()):
+            for start in ("(?m)^[ \t]*", ""):
+                if found := _listed(text, start + mark, letters, one_line=bool(start)):
+                    return found
+    return {}
+
+
+def _listed(text: str, mark: str, letters: str, *, one_line: bool) -> dict[str, str]:
+    places: list[re.Match[str]] = []
+    for letter in letters:
+        found = re.compile(mark.format(letter)).search(text, places[-1].end() if places else 0)
+        if found is None:
+            break
+        places.append(found)
+    ends = [*(place.start() for place in places[1:]), len(text)]
+    if len(places) < 2:
+        return {}
+    texts = [text[place.end() : end].strip() for place, end in zip(places, ends, strict=True)]
+    texts = [said.split("\n")[0].strip() if one_line else said for said in texts]
+    return dict(zip(ascii_uppercase, texts, strict=False)) if all(texts) else {}
+
+
+def words_of(text: str) -> list[str]:
+    """The plain words of a text, in order: small letters, without articles, numbers as digits."""
+    folded = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).casefold()
+    words = (word.removesuffix("'s") for word in _WORD.findall(folded))
+    return [_NUMBERS.get(word, word) for word in words if word not in _ARTICLES]
+
+
+_APOSTROPHES = {ord(char): "'" for char in "’‘ʼ´`＇"}
+
+
+@dataclass(frozen=True, slots=True)
+class OptionWords:
+    """The words of each option, longest option first; two options of the same words are none."""
+
+    by_letter: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, options: Options) -> OptionWords:
+        """Of the options of a question."""
+        words = {letter: tuple(words_of(text)) for letter, text in options.items()}
+        texts = list(words.values())
+        alone = {letter: said for letter, said in words.items() if said and texts.count(said) == 1}
+        return cls(dict(sorted(alone.items(), key=lambda item: -len(item[1]))))
+
+    def whole(self, words: Sequence[str]) -> str:
+        """The letter of the option that has exactly these words, "" where there is none."""
+        return next((letter for letter, said in self.by_letter.items() if said == tuple(words)), "")
+
+    def said_in(self, words: Sequence[str]) -> list[tuple[int, str]]:
+        """Where words say an option: the places of the first words and the letters; of two options at one place the
+        longer one."""
+        found: list[tuple[int, str]] = []
+        taken: set[int] = set()
+        for letter, said in self.by_letter.items():
+            for place in range(len(words) - len(said) + 1):
+                here = range(place, place + len(said))
+                if tuple(words[place : place + len(said)]) == said and taken.isdisjoint(here):
+                    found.append((place, letter))
+                    taken.update(here)
+        return sorted(found)
