@@ -287,6 +287,14 @@ class Answer:
     seed: int | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class ResultWarning:
+    """Why a number may say nothing about the model: a short ``code`` for programs, and a ``sentence`` for people."""
+
+    code: str
+    sentence: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
     """The outcome of one benchmark under one protocol.
@@ -295,7 +303,8 @@ class TaskResult:
     and ``undefined`` says why. ``intervals`` holds 95 % intervals for the metrics that have one. ``n_missing`` answers
     have no verdict of the judge and are in no number. ``items`` is one mapping per question, with at least ``id``: what
     was read from the answer and how it was judged. ``read_as`` says for people how the answers were read: in which
-    layout, and by what each was matched with its question.
+    layout, and by what each was matched with its question. ``warnings`` are about numbers that may mean nothing, as
+    of answers that are all the same; ``notes`` are facts that belong beside every number.
     """
 
     benchmark: str
@@ -309,6 +318,7 @@ class TaskResult:
     items: tuple[Mapping[str, Any], ...] = ()
     n_missing: int = 0
     read_as: str = field(default="", compare=False)
+    warnings: tuple[ResultWarning, ...] = ()
 
 
 def user_turn(text: str, *, num_images: int) -> tuple[Message, ...]:

@@ -221,6 +221,9 @@ def print_result(result: TaskResult, beside: Mapping[str, Mapping[str, float | N
     title += f" · mmpref {__version__}"
     read_as = [f"answers read as {result.read_as}"] if result.read_as else []
     print_table(title, ["metric", "value", "95 % interval", *others], rows, [*read_as, *result.notes])
+    screen = console()
+    for warning in result.warnings:  # last, where the eye is when the command ends
+        screen.print(f"WARNING ({warning.code}): {warning.sentence}", style="bold red", markup=False)
 
 
 class Finding(Protocol):

@@ -110,4 +110,5 @@ def _numbers(result: TaskResult) -> dict[str, Any]:
         "intervals": {name: list(interval) for name, interval in result.intervals.items()},
         "undefined": dict(result.undefined),
         "notes": list(result.notes),
+        "warnings": [{"code": warning.code, "sentence": warning.sentence} for warning in result.warnings],
     }

@@ -10,6 +10,7 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.benchmarks import BENCHMARKS
 from mmpref.evals.benchmarks.contract import Benchmark, Items, ScoringProtocol
+from mmpref.evals.result_warnings import warnings_of
 from mmpref.evals.text.vocabulary import COCO, NAMES_ONLY
 from mmpref.evals.unread import metrics_of, notes_of
 from mmpref.files.rows import Source, choose, first_ids
@@ -111,7 +112,12 @@ def score_by(
         for name in protocols
     }
     return {
-        name: replace(result, read_as=saved.read_as, notes=(*saved.notes, *result.notes))
+        name: replace(
+            result,
+            read_as=saved.read_as,
+            notes=(*saved.notes, *result.notes),
+            warnings=(*saved.warnings, *result.warnings),
+        )
         for name, result in found.items()
     }
 
@@ -188,6 +194,7 @@ def score_samples(
         undefined=undefined,
         notes=(*graded.notes, *notes_of(graded.items, answers, graded.n_unparsed)),
         items=graded.items,
+        warnings=warnings_of(graded.items, answers, benchmark.parts),
     )
 
 

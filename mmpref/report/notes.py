@@ -13,7 +13,7 @@ def notes_of_result(found: Evaluation) -> list[str]:
     """The notes that were written with a result, and what its counts say beside them."""
     results = found.results
     written = results.get("notes")
-    notes = [str(note) for note in written] if isinstance(written, list) else []
+    notes = [*_warnings(results.get("warnings")), *(map(str, written) if isinstance(written, list) else ())]
     total, unread = number(results.get("n")), number(results.get("n_unparsed"))
     if total and unread and unread > NOTED_ABOVE * total and not any("could not be read" in note for note in notes):
         notes.append(f"{unread:,.0f} of {total:,.0f} answers ({unread / total:.1%}) could not be read")
@@ -22,6 +22,12 @@ def notes_of_result(found: Evaluation) -> list[str]:
     if results.get("complete") is False:
         notes.append("only a part of the questions was asked")
     return list(dict.fromkeys(notes))
+
+
+def _warnings(written: object) -> list[str]:
+    """The warnings that were written with a result, as sentences; files hold anything."""
+    rows = written if isinstance(written, list) else []
+    return [f"WARNING: {row['sentence']}" for row in rows if isinstance(row, Mapping) and row.get("sentence")]
 
 
 def notes_of_run(run: Run) -> list[str]:

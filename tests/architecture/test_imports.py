@@ -174,9 +174,9 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "judging": [{"contract", "cost"}, {"cache", "fence", "rating", "text"}, {"engine"}],
     "evals": [
-        {"files", "image_check", "text"},
+        {"files", "image_check", "shuffle_test", "text"},
         {"benchmarks"},
-        {"results", "unread"},
+        {"result_warnings", "results", "unread"},
         {"scoring"},
         {"export", "judge", "model_facts"},
         {"plan"},

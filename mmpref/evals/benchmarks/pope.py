@@ -38,6 +38,7 @@ from mmpref.evals.benchmarks.pope_answers import (
     in_order,
     match_part,
     of_these_splits,
+    other_split_named,
 )
 from mmpref.evals.benchmarks.pope_metrics import PROTOCOLS, PopeProtocol, count, metrics
 from mmpref.evals.files.answer_readers import name_of, read_rows
@@ -143,6 +144,7 @@ def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Ma
     known = {sample.id for sample in samples}
     out: list[Answer] = []
     read_as: dict[str, None] = {}
+    warnings = dict.fromkeys(other_split_named(parts, samples))
     parts, note = of_these_splits(parts, samples)
     notes = dict.fromkeys(note)
     for split, (where, rows) in parts.items():
@@ -151,7 +153,8 @@ def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Ma
         out += named
         read_as.setdefault(found.read_as)
         notes |= dict.fromkeys(found.notes)
-    return Saved(out, read_as="; ".join(read_as), notes=tuple(notes))
+        warnings |= dict.fromkeys(found.warnings)
+    return Saved(out, read_as="; ".join(read_as), notes=tuple(notes), warnings=tuple(warnings))
 
 
 def _answer_splits(source: Source) -> dict[str, Source]:

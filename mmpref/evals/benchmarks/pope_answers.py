@@ -7,7 +7,9 @@ revision (2,910 random questions). Rows of splits that are not scored are left o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 from mmpref.errors import DataError
@@ -16,10 +18,10 @@ from mmpref.evals.files.layouts import READ_AS, layout_of
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.question_words import asked_text, content
 from mmpref.evals.files.row_ids import IdRules
-from mmpref.evals.files.row_order import orders
+from mmpref.evals.files.row_order import orders, unconfirmed_order
 from mmpref.evals.files.rows import Saved, answer_text, cut_by_length
 from mmpref.files.rows import Row, as_id
-from mmpref.records import Answer, EvalSample
+from mmpref.records import Answer, EvalSample, ResultWarning
 
 SPLITS = ("random", "popular", "adversarial")
 FILE_SPLIT = "file_split"
@@ -102,7 +104,7 @@ def match_part(rows: Sequence[Row], where: str, split: str, samples: Sequence[Ev
         notes = (*notes, *left)
     rules = IdRules(ids_of=_ids_of, keys=QUESTION_KEYS, prefix=f"{split}/" if split else "")
     saved = match(rows, asked, where, rules, among=samples)
-    return Saved(saved.answers, read_as=saved.read_as, notes=(*saved.notes, *notes))
+    return replace(saved, notes=(*saved.notes, *notes))
 
 
 def _ids_of(row: Row) -> list[str]:
@@ -196,7 +198,34 @@ def in_order(parts: Sequence[Part], samples: Sequence[EvalSample]) -> Saved:
     for number, (row, sample) in enumerate(zip(rows, samples, strict=False), 1):
         evidence.see(number, row, sample)
     notes = evidence.refuse_others(_other_order(rows, samples))
-    return Saved(answers, read_as=f"{layout_of(rows)}, paired by order", notes=notes)
+    sure = evidence.confirms or not rows
+    return Saved(
+        answers,
+        read_as=f"{layout_of(rows)}, paired by order",
+        notes=notes,
+        warnings=() if sure else (unconfirmed_order(where),),
+    )
+
+
+def other_split_named(parts: Mapping[str, Part], samples: Sequence[EvalSample]) -> tuple[ResultWarning, ...]:
+    """A warning where the one file of answers bears the name of another split than the questions are of.
+
+    The splits share ids and half of their questions, so that nothing in rows of an id and a bare yes or no tells.
+    """
+    asked = {str(sample.meta[FILE_SPLIT]) for sample in samples}
+    if len(parts) != 1 or not asked <= set(SPLITS):
+        return ()
+    where = next(iter(parts.values()))[0]
+    named = set(re.split(r"[^a-z]+", where.rpartition("/")[2].lower())) & set(SPLITS)
+    if not named or named & asked:
+        return ()
+    return (
+        ResultWarning(
+            "other_split",
+            f"{where} is named for the split {' and '.join(sorted(named))}, and the questions are those of "
+            f"{' and '.join(sorted(asked))}, which have the same ids: answers to another split?",
+        ),
+    )
 
 
 def _other_order(rows: Sequence[Row], samples: Sequence[EvalSample]) -> str:

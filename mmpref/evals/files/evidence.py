@@ -136,6 +136,11 @@ class Evidence:
                 return f"has the {key} {name[:_SHOWN]!r} where {content(sample)[0]!r} is asked about"
         return ""
 
+    @property
+    def confirms(self) -> bool:
+        """Whether any row shows that it answers the question that it is paired with, by its prompt or its image."""
+        return self._prompted > 0 or self._imaged > 0 or bool(self._reworded)
+
     def refuse_others(self, hint: str = "") -> tuple[str, ...]:
         """Raise over rows that show another question than theirs.
 

@@ -19,7 +19,7 @@ from mmpref.evals.files.image_names import image_of
 from mmpref.evals.files.layouts import layout_of, place_of
 from mmpref.evals.files.question_words import asked_text, content
 from mmpref.evals.files.row_ids import IdRules, RowIds, numbers_to_ids
-from mmpref.evals.files.row_order import by_order, fits
+from mmpref.evals.files.row_order import NOT_CONFIRMED, by_order, fits, unconfirmed_order
 from mmpref.evals.files.rows import Saved, answer_text, cut_by_length, text_key
 from mmpref.files.rows import Row, row_id
 from mmpref.records import Answer, EvalSample
@@ -75,6 +75,7 @@ def _in_order(rows: Sequence[Row], ordered: Sequence[EvalSample], where: str, ho
         [_answer(sample.id, row, place_of(row, where, number), sample) for number, (sample, row) in pairs],
         read_as=_read_as(layout_of(rows), rows, {how: None}),
         notes=(f"rows without ids were taken in their order, {how.partition('(')[2].rstrip(')')}",),
+        warnings=(unconfirmed_order(where),) if NOT_CONFIRMED in how else (),
     )
 
 

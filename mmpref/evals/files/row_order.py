@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from mmpref.evals.files.question_words import asked_text, content, tidy
 from mmpref.files.rows import Row
-from mmpref.records import EvalSample
+from mmpref.records import EvalSample, ResultWarning
 
 _LABEL_KEYS = ("label", "labels")
 CATEGORY_KEYS = ("split", "category")
+NOT_CONFIRMED = "which nothing in the rows can confirm"
 _MOST_PARTS = 4  # whose orders are tried: 24 at most
 
 
@@ -50,6 +51,16 @@ def by_order(rows: Sequence[Row], samples: Sequence[EvalSample]) -> tuple[str, l
     for order, sorted_samples in orders(samples):
         if all(fits(row, sample) for row, sample in zip(rows, sorted_samples, strict=True)):
             differ = len({content(sample)[1] for sample in samples}) > 1
-            sure = "checked by what each row was asked" if differ else "which nothing in the rows can confirm"
+            sure = "checked by what each row was asked" if differ else NOT_CONFIRMED
             return f"order ({order + '; ' if order else ''}{sure})", sorted_samples
     return None
+
+
+def unconfirmed_order(where: str) -> ResultWarning:
+    """The warning of a file whose rows are paired by their place alone."""
+    return ResultWarning(
+        "order_unconfirmed",
+        f"{where}: the rows are paired with the questions by their place in the file, {NOT_CONFIRMED}: one row more or "
+        "less, or another order, gives wrong numbers without an error. Write the benchmark's ids, or the prompts that "
+        "were asked, into the rows",
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmpref.errors import DataError
 from mmpref.files.rows import Row, Source, first_ids, is_path, load_rows, refuse_duplicates, row_id, short, shown_keys
-from mmpref.records import Answer, EvalSample
+from mmpref.records import Answer, EvalSample, ResultWarning
 
 TEXT_KEYS = (
     "text",
@@ -35,13 +35,15 @@ _CUT = ("length", "max_tokens")  # what servers give as the reason why an answer
 class Saved:
     """What a source of answers contains: the answers and, in layouts that carry them, the judge's verdicts as rows.
 
-    ``read_as`` says for people in which layout and by what the answers were matched; ``notes`` go into the result.
+    ``read_as`` says for people in which layout and by what the answers were matched; ``notes`` and ``warnings`` go into
+    the result.
     """
 
     answers: Sequence[Answer]
     verdicts: tuple[Row, ...] = ()
     read_as: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[ResultWarning, ...] = ()
 
 
 def load_answers(source: Source) -> list[Answer]:
