@@ -61,7 +61,7 @@ def test_a_sum_needs_all_its_subtasks():
     ],
 )
 def test_what_each_protocol_reads(text, official, lmms_eval, vlmevalkit, ours):
-    assert [PROTOCOLS[name].read(text) for name in ("official", "lmms_eval", "vlmevalkit", "mmpref")] == [
+    assert [PROTOCOLS[name].read(text, "") for name in ("official", "lmms_eval", "vlmevalkit", "mmpref")] == [
         official,
         lmms_eval,
         vlmevalkit,
