@@ -9,12 +9,14 @@ from typing import Any
 from mmpref.evals.benchmarks.amber import AMBER
 from mmpref.evals.benchmarks.chair import CHAIR
 from mmpref.evals.benchmarks.contract import Benchmark
+from mmpref.evals.benchmarks.dash_b import DASH_B
 from mmpref.evals.benchmarks.hallusionbench import HALLUSIONBENCH
 from mmpref.evals.benchmarks.mme import MME
 from mmpref.evals.benchmarks.mmhal import MMHAL
 from mmpref.evals.benchmarks.object_halbench import OBJECT_HALBENCH
 from mmpref.evals.benchmarks.pope import POPE
 from mmpref.evals.benchmarks.preference import PREFERENCE
+from mmpref.evals.benchmarks.repope import REPOPE
 from mmpref.evals.benchmarks.win_rate import WIN_RATE
 
 _ALL: tuple[Benchmark[Any], ...] = (
@@ -25,6 +27,8 @@ _ALL: tuple[Benchmark[Any], ...] = (
     MME,
     MMHAL,
     OBJECT_HALBENCH,
+    REPOPE,
+    DASH_B,
     PREFERENCE,
     WIN_RATE,
 )

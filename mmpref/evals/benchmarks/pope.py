@@ -134,13 +134,32 @@ def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str, named: str) ->
 
 def load_pope_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     """Answers, whose ids get their split in front when they come one source per split."""
+    parts = answer_parts(source)
+    if _pairing(options) == "order":
+        return in_order(list(parts.values()), samples)
+    return answers_of(parts, samples)
+
+
+def answer_parts(source: Source) -> dict[str, Part]:
+    """The rows of answers by their split, "" where one source has those to all.
+
+    Raises:
+        DataError: a source cannot be read, or has answers of several models.
+    """
     if not isinstance(source, str | Path | Mapping):
         source = list(source)
     splits = _answer_splits(source)
     parts: dict[str, Part] = {split: (name_of(part), read_rows(part)) for split, part in splits.items()}
     refuse_several_models((row for _, rows in parts.values() for row in rows), ", ".join(w for w, _ in parts.values()))
-    if _pairing(options) == "order":
-        return in_order(list(parts.values()), samples)
+    return parts
+
+
+def answers_of(parts: Mapping[str, Part], samples: Sequence[EvalSample]) -> Saved:
+    """The answers of the sources by their split ("" where one has all), matched with the samples.
+
+    Raises:
+        DataError: rows that fit no question, or show another one than that of their id.
+    """
     known = {sample.id for sample in samples}
     out: list[Answer] = []
     read_as: dict[str, None] = {}
@@ -179,7 +198,7 @@ def grade(
 ) -> Graded:
     """Read every answer with the protocol's reader and compare it with the label."""
     if _pairing(options) == "id":
-        pairs = pair_by_id(samples, _with_split_names(samples, answers), hint=_id_hint(samples))
+        pairs = pair_by_id(samples, with_split_names(samples, answers), hint=id_hint(samples))
         return Graded.of([_item(sample, text, protocol) for sample, text in pairs])
     if not protocol.may_pair_by_order:
         raise ConfigError(
@@ -197,14 +216,15 @@ def grade(
     return replace(graded, items=(*items, *unasked), notes=(note,))
 
 
-def _with_split_names(samples: Sequence[EvalSample], answers: Sequence[Answer]) -> Sequence[Answer]:
+def with_split_names(samples: Sequence[EvalSample], answers: Sequence[Answer]) -> Sequence[Answer]:
     """Answers given one source per split, to questions whose ids need no split in front."""
     known = {sample.id for sample in samples}
     bare = {f"{sample.meta['split']}/{sample.id}": sample.id for sample in samples}
     return [a if a.id in known else replace(a, id=bare.get(a.id, a.id)) for a in answers]
 
 
-def _id_hint(samples: Sequence[EvalSample]) -> str:
+def id_hint(samples: Sequence[EvalSample]) -> str:
+    """How the ids of these samples are written, for a message about unknown ones."""
     if samples and samples[0].meta["split"] and samples[0].id.startswith(f"{samples[0].meta['split']}/"):
         return "; the splits count their ids alike, so an answer id is 'split/question_id'"
     return ""

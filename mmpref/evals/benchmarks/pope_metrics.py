@@ -8,7 +8,7 @@ from typing import Any
 
 from mmpref.evals.benchmarks.contract import Counts, Items, ScoringProtocol, by_name
 from mmpref.evals.text.yes_no import Reader, read_lmms_eval, read_mmpref, read_official, read_vlmevalkit
-from mmpref.statistics import Metric, Ratio
+from mmpref.statistics import Ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class PopeProtocol(ScoringProtocol):
         when_empty: the value of a ratio over nothing; undefined where None.
         f1_needs_hit: whether f1 is undefined, and not 0, without a true positive.
         yes_ratio: the counts that yes_ratio divides.
+        of: the count of the answers that accuracy divides by: all of them, or those that were read.
     """
 
     read: Reader
@@ -32,6 +33,7 @@ class PopeProtocol(ScoringProtocol):
     when_empty: float | None = None
     f1_needs_hit: bool = False
     yes_ratio: tuple[str, str] = ("said_yes", "answered")
+    of: str = "asked"
 
 
 PROTOCOLS = by_name(
@@ -65,6 +67,7 @@ def count(item: Mapping[str, Any]) -> Counts:
     return {
         "asked": 1,
         "answered": 1,
+        "read": read != "unparsed",
         "correct": read == label,
         "tp": said_yes and label == "yes",
         "fp": said_yes and label == "no",
@@ -75,7 +78,7 @@ def count(item: Mapping[str, Any]) -> Counts:
     }
 
 
-def metrics(protocol: PopeProtocol, part: str, items: Items) -> dict[str, Metric]:
+def metrics(protocol: PopeProtocol, part: str, items: Items) -> dict[str, Ratio]:
     """The five metrics; the protocols differ in the answers that are neither yes nor no, and in ratios over nothing."""
     empty, missed = protocol.when_empty, protocol.missed
     said_yes, asked = protocol.yes_ratio
@@ -84,7 +87,7 @@ def metrics(protocol: PopeProtocol, part: str, items: Items) -> dict[str, Metric
     if protocol.f1_needs_hit:
         no_hit = "no true positive, so precision + recall is zero"
     return {
-        "accuracy": Ratio(top={"correct": 1}, bottom={"asked": 1}, why_empty=no_questions),
+        "accuracy": Ratio(top={"correct": 1}, bottom={protocol.of: 1}, why_empty=no_questions),
         "precision": Ratio(
             top={"tp": 1}, bottom={"tp": 1, "fp": 1}, why_empty="no answer was read as yes", when_empty=empty
         ),

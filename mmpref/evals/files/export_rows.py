@@ -176,6 +176,12 @@ def _official_mmhal(sample: EvalSample, text: str) -> Row:
     }
 
 
+def _official_dash_b(sample: EvalSample, text: str) -> Row:
+    meta = sample.meta
+    asked = {"question_id": _number(sample.id), "img_id": meta["img_id"], "object_name": meta["object"]}
+    return {**asked, "gt": sample.target, "response": text}
+
+
 def _number(name: str) -> int | str:
     return int(name) if name.isdecimal() else name
 
@@ -192,4 +198,5 @@ _OFFICIAL: Mapping[str, RowOf] = {
         "question": sample.meta["question"],
         "answer": text,
     },
+    "dash_b": _official_dash_b,
 }

@@ -6,8 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_IN_FOLDERS = ("*.txt", "*/*.txt", "*/*/*.txt", "annotations.json", "relation.json", "query/*.json")
-"""Of MME and AMBER."""
+_IN_FOLDERS = (
+    "*.txt",
+    "*/*.txt",
+    "*/*/*.txt",
+    "annotations.json",
+    "relation.json",
+    "query/*.json",
+    "dash_benchmark_*.json",
+)
+"""Of MME, AMBER and DASH-B."""
 _POPE = ("*.json*",)
 
 

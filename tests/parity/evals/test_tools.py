@@ -35,6 +35,21 @@ def test_yes_or_no_benchmarks_equal_the_tools(benchmark, protocol):
     )
 
 
+@pytest.mark.parametrize("options", [{}, {"pope": "pope"}])
+def test_repope_equals_the_script_under_the_labels_of_both(options):
+    case = load("repope")
+    options = {name: case[key] for name, key in options.items()}
+    expected = {name: value for name, value in case["expected"]["official"].items() if options or "/pope_" not in name}
+    check(score("repope", case["questions"], case["pope_answers"], "official", resamples=20, **options), expected)
+    assert len(expected) == (30 if options else 15)
+
+
+def test_dash_b_equals_the_script():
+    case = load("dash_b")
+    assert len(case["answers"]) >= 300
+    check(score("dash_b", case["questions"], case["answers"], "official", resamples=20), case["expected"]["official"])
+
+
 @pytest.mark.parametrize("protocol", ["official", "lmms_eval", "vlmevalkit"])
 def test_amber_equals_the_tools(protocol, tmp_path):
     case = load("amber")

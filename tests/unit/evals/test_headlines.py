@@ -6,7 +6,7 @@ from mmpref.evals.benchmarks import BENCHMARKS
 
 DESCRIBED = {"type": "generative", "sections": ()}
 ASKED = {"type": "discriminative-attribute-state", "sections": ("attribute",)}
-ITEMS = {"amber": (DESCRIBED, ASKED)}
+ITEMS = {"amber": (DESCRIBED, ASKED), "repope": ({"pope_label": "yes"},)}
 """Items of a benchmark whose metrics depend on what was asked."""
 
 

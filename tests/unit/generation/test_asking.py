@@ -51,6 +51,10 @@ def sources(tmp_path):
         "question_type": "attribute", "question_topic": "outdoor", "image_id": "x", "image_src": "https://h/1_o.jpg",
         "image_content": ["Bench"], "question": "What colour is it?", "gt_answer": "Red.",
     }  # fmt: skip
+    dash_b = [
+        {"question_id": 1, "img_id": "1.png", "object": "dog", "answer": "no"},
+        {"question_id": 2, "img_id": "2.png", "object": "dog", "answer": "yes"},
+    ]
     return {
         "pope": ([{"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "yes"}], {}),
         "chair": ({"42": ["dog"]}, {}),
@@ -59,6 +63,8 @@ def sources(tmp_path):
         "mme": (mme, {}),
         "mmhal": ([mmhal], {}),
         "object_halbench": ([{"image_id": 42, "question": "Describe it.", "objects": ["dog"]}], {}),
+        "repope": ([{"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "no"}], {}),
+        "dash_b": (dash_b, {}),
         "preference": ([PAIR], {}),
         "win_rate": ([{"instruction": "Say hi.", "output": "hi"}], {}),
     }

@@ -98,7 +98,10 @@ def test_answers_that_say_nothing_give_a_result_and_no_crash(name, protocol, tmp
     assert all(value is not None or found.undefined[metric] for metric, value in found.metrics.items())
 
 
-@pytest.mark.parametrize(("name", "word"), [("pope", "No"), ("pope", "Yes"), ("amber", "No"), ("mme", "Yes")])
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("pope", "No"), ("pope", "Yes"), ("amber", "No"), ("mme", "Yes"), ("repope", "No"), ("dash_b", "Yes")],
+)
 def test_one_answer_to_everything_gives_a_result_under_every_protocol(name, word, tmp_path):
     _, answers, _ = arguments(name, tmp_path / "a")
     for number, protocol in enumerate(BENCHMARKS[name].protocols):
@@ -106,7 +109,10 @@ def test_one_answer_to_everything_gives_a_result_under_every_protocol(name, word
         assert all(value is not None or found.undefined[metric] for metric, value in found.metrics.items())
 
 
-READ_BY_RULE = {"pope": "accuracy", "amber": "accuracy", "mme": "perception", "hallusionbench": "a_acc"}
+READ_BY_RULE = {
+    "pope": "accuracy", "amber": "accuracy", "mme": "perception", "hallusionbench": "a_acc", "repope": "accuracy",
+    "dash_b": "harmonic_mean",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", READ_BY_RULE)
@@ -294,6 +300,8 @@ ASKED = {
     "mme": ("Is it number 0 or 0? Please answer yes or no.", 16),
     "mmhal": ("What is 0?", 1024),
     "object_halbench": ("Describe it.", 1024),
+    "repope": ("Is there a cat in the image?", 64),
+    "dash_b": ("Can you see a tent in this image? Please answer only with yes or no.", 64),
 }
 
 

@@ -1,0 +1,209 @@
+"""RePOPE: POPE's answers under corrected labels, and what that changes."""
+
+import json
+
+import pytest
+
+from mmpref.errors import DataError
+from mmpref.evals import compare, score
+
+SPLITS = ("random", "popular", "adversarial")
+THINGS = ("dog", "cat", "cup", "bus")
+
+
+def pope(split, labels=("yes", "no", "yes", "no")):
+    """Two questions about every image."""
+    return [
+        {
+            "question_id": n,
+            "image": f"COCO_{(n + 1) // 2}.jpg",
+            "text": f"Is there a {THINGS[n - 1]} in the image?",
+            "label": label,
+        }
+        for n, label in enumerate(labels, 1)
+    ]
+
+
+def repope(split):
+    """The first label changed, the second question removed."""
+    first, _, *others = pope(split)
+    return [{**first, "label": "no"}, *others]
+
+
+def files(folder, name, rows_of, splits=SPLITS):
+    folder.mkdir(exist_ok=True)
+    found = []
+    for split in splits:
+        file = folder / f"coco_{name}_{split}.json"
+        file.write_text("\n".join(map(json.dumps, rows_of(split))), encoding="utf-8")
+        found.append(file)
+    return found
+
+
+def texts(*said):
+    return [{"question_id": n, "text": text} for n, text in enumerate(said, 1)]
+
+
+def run(answers, protocol="mmpref", **options):
+    return score("repope", repope("random"), answers, protocol, resamples=50, **options)
+
+
+def test_both_labels_by_hand():
+    """POPE: yes no yes no; RePOPE: no - yes no. Answers: yes yes yes no."""
+    found = run(texts("Yes", "Yes", "Yes", "No"), pope=pope("random"))
+    assert (found.n, found.n_unparsed) == (3, 0)
+    assert found.metrics == pytest.approx(
+        {
+            "accuracy": 2 / 3, "precision": 1 / 2, "recall": 1, "f1": 2 / 3, "yes_ratio": 2 / 3, "pope_accuracy": 3 / 4,
+            "pope_precision": 2 / 3, "pope_recall": 1, "pope_f1": 4 / 5, "pope_yes_ratio": 3 / 4,
+            "change_accuracy": -1 / 12, "change_precision": -1 / 6, "change_recall": 0, "change_f1": 2 / 3 - 4 / 5,
+            "change_yes_ratio": -1 / 12,
+        }
+    )  # fmt: skip
+    assert found.notes == (
+        "of 4 questions of POPE 1 are removed and 1 labels changed (1 from yes to no, 0 from no to yes)",
+    )
+
+
+def test_answers_to_removed_questions_are_left_out_and_counted():
+    answers = texts("Yes", "Yes", "Yes", "No")
+    with_them, without = run(answers), run([answers[0], *answers[2:]])
+    assert with_them.metrics == without.metrics
+    assert set(with_them.metrics) == {"accuracy", "precision", "recall", "f1", "yes_ratio"}
+    assert "1 answers to questions of POPE that RePOPE removed are left out" in with_them.notes
+    assert not any("left out" in note for note in without.notes)
+    assert any("`pope=coco_pope_random.json`" in note for note in without.notes)
+
+
+def test_what_a_note_advises_works(tmp_path, monkeypatch):
+    files(tmp_path, "pope", pope)
+    monkeypatch.chdir(tmp_path)
+    found = run(texts("Yes", "Yes", "Yes", "No"), pope="coco_pope_random.json")
+    assert found.metrics["pope_accuracy"] == 3 / 4
+
+
+def test_official_counts_only_what_was_read_and_reads_letters():
+    """'eyes' is a yes and 'cannot' a no; '...' is in no number."""
+    found = run(texts("eyes", "-", "...", "I cannot say"), "official")
+    assert found.metrics == {"accuracy": 0.5, "precision": 0, "recall": None, "f1": None, "yes_ratio": 0.5}
+    assert (found.n, found.n_unparsed) == (3, 1)
+
+
+def test_three_splits_in_a_folder_that_has_both(tmp_path):
+    files(tmp_path, "pope", pope)
+    files(tmp_path, "repope", repope)
+    answers = {split: texts("Yes", "Yes", "Yes", "No") for split in SPLITS}
+    found = score("repope", tmp_path, answers, resamples=20, pope=tmp_path)
+    assert found.n == 9
+    for split in SPLITS:
+        assert found.metrics[f"{split}/accuracy"] == pytest.approx(2 / 3)
+        assert found.metrics[f"{split}/change_accuracy"] == pytest.approx(-1 / 12)
+        assert any(note.startswith(f"{split}: of 4 questions of POPE 1 are removed") for note in found.notes)
+    one = score("repope", tmp_path / "coco_repope_popular.json", answers, resamples=20, pope=tmp_path)
+    assert (one.n, one.metrics["pope_accuracy"]) == (3, 3 / 4)
+
+
+SAID = ("Yes", "Yes", "Yes", "No")
+LAYOUTS = {
+    "LLaVA": lambda row, said: {
+        "question_id": row["question_id"], "prompt": row["text"], "text": said, "model_id": "m",
+    },
+    "question and answer with an id": lambda row, said: {
+        "question_id": row["question_id"], "question": row["text"], "answer": said,
+    },
+    "lmms-eval": lambda row, said: {
+        "doc_id": row["question_id"] - 1, "doc": {**row, "question": row["text"]}, "filtered_resps": [said],
+    },
+    "VLMEvalKit": lambda row, said: {
+        "index": row["question_id"] + 70, "question": f"{row['text']} Please answer yes or no.",
+        "image_path": row["image"], "prediction": said,
+    },
+    "by image and question": lambda row, said: {"image": row["image"], "question": row["text"], "answer": said},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_answers_to_pope_are_taken_in_every_layout(layout):
+    rows = [LAYOUTS[layout](row, said) for row, said in zip(pope("random"), SAID, strict=True)]
+    found = run(rows)
+    assert found.metrics == run(texts(*SAID)).metrics
+    assert "1 answers to questions of POPE that RePOPE removed are left out" in found.notes
+
+
+def test_the_answers_that_the_script_saves_are_read(tmp_path):
+    """Its text is the question, its response the answer and its answer what it read."""
+    said = {
+        split: {
+            str(row["question_id"]): {
+                "question_id": str(row["question_id"]), "text": row["text"], "label": row["label"],
+                "response": text, "answer": None,
+            }
+            for row, text in zip(pope(split), SAID, strict=True)
+        }
+        for split in SPLITS
+    }  # fmt: skip
+    file = tmp_path / "m_POPE_answers.json"
+    file.write_text(json.dumps(said), encoding="utf-8")
+    found = score("repope", files(tmp_path, "repope", repope), file, "official", resamples=20)
+    assert found.metrics["popular/accuracy"] == pytest.approx(2 / 3)
+    assert "RePOPE's script" in found.read_as
+    said["random"]["1"]["text"] = "Is there a zebra in the image?"
+    with pytest.raises(DataError, match=r"row 1 .* shows 'Is there a zebra"):
+        score("repope", files(tmp_path, "repope", repope), said, resamples=20)
+
+
+def test_all_answers_of_pope_in_order(tmp_path):
+    """The layout of POPE's own script, without ids: 3,000 rows, of which RePOPE asks fewer."""
+    rows = [
+        {"question_id": n, "image": f"{n}.jpg", "text": f"Is there a {n} in the image?", "label": "no"}
+        for n in range(1, 3001)
+    ]
+    kept = [row for row in rows if row["question_id"] % 10]
+    said = [{"question": row["text"], "answer": "no" if row["question_id"] % 2 else "yes"} for row in rows]
+    found = score("repope", kept, said, resamples=5)
+    assert (found.n, found.metrics["accuracy"]) == (2700, pytest.approx(1500 / 2700))
+    assert "300 answers to questions of POPE that RePOPE removed are left out" in found.notes
+    with pytest.raises(DataError, match=r"3000 questions are all of POPE's .* pass coco_repope_random\.json"):
+        score("repope", rows, said)
+
+
+def changed(rows, number, **more):
+    return [{**row, **more} if row["question_id"] == number else row for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("questions", "former", "says"),
+    [
+        (repope("random"), pope("random")[1:], "1 questions are not among those of `pope=`, the first is '1'"),
+        (repope("random"), changed(pope("random"), 3, image="9.jpg"), "question '3' is .* and in `pope=` '9.jpg "),
+        (changed(repope("random"), 3, label="maybe"), None, "maybe"),
+        (changed(repope("random"), 3, text=None), None, "text"),
+        (repope("random"), changed(pope("random"), 3, label=1), "label"),
+    ],
+)  # fmt: skip
+def test_questions_that_cannot_be_are_refused(questions, former, says):
+    with pytest.raises(DataError, match=says):
+        score("repope", questions, texts(*SAID), pope=former)
+
+
+def test_the_former_labels_of_another_split_are_refused(tmp_path):
+    new, old = files(tmp_path, "repope", repope), files(tmp_path, "pope", pope)
+    with pytest.raises(DataError, match="`pope=` has no questions of split 'random' but those of 'popular'"):
+        score("repope", new[0], texts(*SAID), pope=old[1])
+
+
+def test_answers_that_are_nobodys_are_refused():
+    with pytest.raises(DataError, match="have an id that no question has: '3001'"):
+        run([*texts(*SAID), {"question_id": 3001, "text": "Yes"}])
+    with pytest.raises(DataError, match="1 of 3 questions have no answer: '4'"):
+        run(texts(*SAID)[:3])
+    with pytest.raises(DataError, match="shows 'Is there a cow"):
+        run([{**row, "prompt": "Is there a cow in the image?"} for row in texts(*SAID)])
+
+
+def test_the_change_is_compared_between_two_models():
+    first, second = (run(texts(*said), pope=pope("random")) for said in (SAID, ("No", "Yes", "Yes", "No")))
+    found = compare(first, second, resamples=20)
+    assert found["accuracy"].value == pytest.approx(1 / 3)
+    assert found["pope_accuracy"].value == pytest.approx(-1 / 4)
+    assert found["change_accuracy"].value == pytest.approx(1 / 3 + 1 / 4)
