@@ -47,7 +47,7 @@ def refuse_empty(arguments: Sequence[str]) -> None:
 
 
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_TEXTS = ("--title", "--template-kwargs")
+_TEXTS = ("--title", "--template-kwargs", "--columns")
 """Options whose values are texts and no names of files."""
 
 

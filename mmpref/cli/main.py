@@ -215,7 +215,7 @@ def report(
         list[Path],
         typer.Argument(
             help="Run folders, folders of mmpref eval, or results of mmpref score; the first is what the others are "
-            "compared with."
+            "compared with. For --table paper also folders that hold many of them, and NAME=PATH."
         ),
     ],
     out: Annotated[
@@ -226,6 +226,17 @@ def report(
         Path | None, typer.Option(help="Image paths in the results are relative to this folder.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    table: Annotated[
+        str,
+        typer.Option(
+            help="runs: each against the first. paper: models in rows, metrics of all benchmarks in columns, the best "
+            "marked, and what is not clearly worse."
+        ),
+    ] = "runs",
+    columns: Annotated[
+        str | None,
+        typer.Option(help="For --table paper: pope/f1,chair/chair_s; else what each benchmark's paper prints."),
+    ] = None,
 ) -> None:
     """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
     from mmpref.files.locking import only_writer
@@ -234,6 +245,15 @@ def report(
     from mmpref.report.runs import files_of, load_runs
     from mmpref.report.table_files import table_writer, write_table
 
+    if table != "runs":
+        from mmpref.report.paper.write import refuse_other_options, write_papers
+
+        refuse_other_options(table, image_root=image_root)
+        for written in write_papers([str(run) for run in runs], out, columns=columns, title=title):
+            typer.echo(f"wrote {written}")
+        return
+    if columns is not None:
+        raise ConfigError(f"--columns chooses the columns of --table paper; add it: --table paper --columns {columns}")
     pages = {".html", ".htm"}
     for file in out:  # all endings are known before the first file is written
         if file.suffix.lower() not in pages:

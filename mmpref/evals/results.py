@@ -9,6 +9,7 @@ from typing import Any
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.benchmarks.judge_tasks import JUDGED, official_judge
 from mmpref.evals.files.asked import model_of_answers
+from mmpref.evals.text.revision import READING_REVISION
 from mmpref.files.reading import read_json, refuse_written_over
 from mmpref.files.writing import json_text, replacing, write_json
 from mmpref.generation.answer_log import ITEMS, SETTINGS
@@ -27,6 +28,7 @@ def result_content(result: TaskResult, **more: Any) -> dict[str, Any]:
         **_numbers(result),
         **({"official_judge": official_judge(result.benchmark)} if result.benchmark in JUDGED else {}),
         "versions": versions(),
+        "reader": {"revision": READING_REVISION},
         **({"model": model} if model else {}),
         **more,
     }

@@ -135,7 +135,7 @@ def _load_results(folder: Path, label: str) -> Run:
                 f"{folder} holds {len(inside)} {what} and is none itself; name those to compare: {_shown(inside)}"
             )
     problems: list[str] = []
-    found = [_load_evaluation(file, problems, str(file)) for file in results]
+    found = [load_evaluation(file, problems, str(file)) for file in results]
     evaluations = tuple(entry for entry in found if entry is not None)
     if not evaluations:
         why = _cut(problems) or f"it is not a run folder (it has no {MANIFEST}), and no result is in it"
@@ -194,7 +194,7 @@ def _load_training(run: RunDir, label: str) -> Run:
         problems.append(f"the run is not complete (state: {state})")
     recipe_text = _read(run.recipe_file, problems) if run.recipe_file.exists() else None
     log = _rows(run.metrics_file, problems, usable=lambda row: number(row.get("step")) is not None)
-    read = [_load_evaluation(file, problems, str(file.relative_to(folder))) for file in _below(folder / "evals")]
+    read = [load_evaluation(file, problems, str(file.relative_to(folder))) for file in _below(folder / "evals")]
     if elsewhere := [str(file.relative_to(folder)) for file in (folder / RESULTS, *_below(folder)) if file.is_file()]:
         problems.append(f"results outside evals/ are not read: {_cut(elsewhere)}; move them there")
     evals = tuple(found for found in read if found is not None)
@@ -228,7 +228,13 @@ def _parse_recipe(text: str | None, problems: list[str]) -> Row:
     return tree if isinstance(tree, dict) else {}
 
 
-def _load_evaluation(file: Path, problems: list[str], shown: str) -> Evaluation | None:
+def load_evaluation(file: Path, problems: list[str], shown: str) -> Evaluation | None:
+    """One result file with its items; None where it is none, which is a problem.
+
+    Args:
+        problems: gets a sentence for whatever could not be used.
+        shown: the file as the sentence names it.
+    """
     folder = file.parent
     try:
         results = read_json(file, DataError)

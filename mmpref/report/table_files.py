@@ -118,13 +118,13 @@ def as_csv(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
             difference_low, difference_high, cell.verdict or "",
             "; ".join(flag.words for flag in cell.flags), "; ".join(filter(None, notes)),
         ]  # fmt: skip
-        writer.writerow([_no_formula(field) if isinstance(field, str) else field for field in row])
+        writer.writerow([no_formula(field) if isinstance(field, str) else field for field in row])
     for note in general:
-        writer.writerow([*("" for _ in _FIELDS[:-1]), _no_formula(note)])
+        writer.writerow([*("" for _ in _FIELDS[:-1]), no_formula(note)])
     return stream.getvalue()
 
 
-def _no_formula(text: str) -> str:
+def no_formula(text: str) -> str:
     """Text on one line that no spreadsheet computes; numbers are no text and stay what they are."""
     plain = " ".join(text.split())
     return f"'{plain}" if plain.startswith(_FORMULA) else plain
@@ -138,10 +138,10 @@ def as_markdown(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
         rows = [
             [_cell(found.get((run, metric.metric)), _plain_bold, "<br>", str) for metric in metrics] for run in runs
         ]
-        lines = [f"**{title}**", "", _pipes(["run", *heads]), _pipes(["---", *("---:" for _ in heads)])]
-        lines += [_pipes([run, *cells]) for run, cells in zip(runs, rows, strict=True)]
-        out.append("\n".join([*lines, "", *(f"- {_one_line(note)}" for note in _notes(found.values()))]).rstrip())
-    remarks = ["\n".join(f"- {_one_line(note)}" for note in general)] if general else []
+        lines = [f"**{title}**", "", pipes(["run", *heads]), pipes(["---", *("---:" for _ in heads)])]
+        lines += [pipes([run, *cells]) for run, cells in zip(runs, rows, strict=True)]
+        out.append("\n".join([*lines, "", *(f"- {one_line(note)}" for note in _notes(found.values()))]).rstrip())
+    remarks = ["\n".join(f"- {one_line(note)}" for note in general)] if general else []
     return "\n\n".join([*out, *remarks, *([_legend(entries)] if entries else [])]) + "\n"
 
 
@@ -160,7 +160,7 @@ def as_tex(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
             if any(len(part) > 1 for part in parts):
                 below = [rf"\footnotesize {part[1]}" if len(part) > 1 else "" for part in parts]
                 body.append(" & ".join(["", *below]) + r" \\")
-        notes = _sentences(_notes(found.values()))
+        notes = sentences(_notes(found.values()))
         out.append(
             "\n".join(
                 [
@@ -179,7 +179,7 @@ def as_tex(entries: Sequence[Entry], general: Sequence[str] = ()) -> str:
             )
         )
     if general:
-        out.append(_sentences(general))
+        out.append(sentences(general))
     return "\n\n".join(out) + "\n"
 
 
@@ -201,7 +201,7 @@ def table_writer(out: Path) -> Writer:
 
 def tex(text: str) -> str:
     """Text as LaTeX prints it, on one line: in OT1, the encoding of a document that asks for none, as in T1."""
-    plain = _one_line(text)
+    plain = one_line(text)
     spelt = [
         ("{}" if letter == before and letter in _TEX_PAIRS else "") + _TEX.get(letter, letter)
         for before, letter in zip(f" {plain}", plain, strict=False)
@@ -211,11 +211,13 @@ def tex(text: str) -> str:
     return "".join(spelt)
 
 
-def _sentences(notes: Sequence[str]) -> str:
+def sentences(notes: Sequence[str]) -> str:
+    """Notes as LaTeX, one after the other, each with its full stop."""
     return " ".join(tex(note if note.endswith((".", "?", "!")) else f"{note}.") for note in notes)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Text without line ends; what cannot be printed becomes a visible mark."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
 
 
@@ -277,5 +279,6 @@ def _number(value: float | None) -> float | str:
     return "" if value is None else value
 
 
-def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_one_line(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"
+def pipes(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    return "| " + " | ".join(one_line(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"

@@ -205,7 +205,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"compare", "curves", "provenance"},
         {"benchmarks", "rounds"},
         {"benchmark_page", "summary", "table_files"},
-        {"page"},
+        {"page", "paper"},
     ],
 }
 
