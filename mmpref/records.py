@@ -276,7 +276,8 @@ class Answer:
     """What a model said to the sample of the same id; ``cut`` where the limit of tokens ended it.
 
     ``served_as`` and ``server_state`` are what a server named as the model and its state (``system_fingerprint``).
-    ``seed`` is that of a sampled answer; None where nothing was drawn, or where a server took no seed.
+    ``seed`` is that of a sampled answer; None where nothing was drawn, or where a server took no seed. ``place`` is the
+    file and the row that it was read from, for messages; "" where it was just made.
     """
 
     id: str
@@ -285,6 +286,7 @@ class Answer:
     served_as: str = field(default="", compare=False)
     server_state: str = field(default="", compare=False)
     seed: int | None = field(default=None, compare=False)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from typing import Any
 
 from mmpref.evals.benchmarks.contract import Item, Items, is_unread
 from mmpref.evals.shuffle_test import moved, shuffle_test
-from mmpref.evals.text.singular import singular
+from mmpref.evals.text.content_words import content_words
 from mmpref.records import Answer, ResultWarning
 
 NOTED_ABOVE = 0.05
@@ -48,15 +48,6 @@ _SHIFTS = (1, -1, 2, -2, 3, -3)
 _SHIFTED_SIGMAS, _SHIFTED_SKILL = 6.0, 0.2
 _LONG = 20  # words; shorter answers often end without a full stop
 _SENTENCE = 4
-_WORD = re.compile(r"[^\W\d_]+")
-_FUNCTION_WORDS = frozenset({
-    "a", "an", "the", "is", "are", "was", "were", "be", "been", "being", "am", "do", "does", "did", "has", "have",
-    "had", "can", "could", "may", "might", "will", "would", "there", "here", "it", "its", "this", "that", "these",
-    "those", "they", "them", "he", "she", "him", "her", "his", "their", "i", "you", "we", "in", "on", "at", "of",
-    "to", "for", "from", "by", "with", "as", "and", "or", "but", "not", "no", "yes", "any", "some", "if", "so",
-    "than", "then", "what", "which", "who", "where", "when", "how", "why", "please", "answer", "using", "single",
-    "word", "phrase", "image", "picture", "photo", "photograph", "question", "visible", "shown", "seen", "see",
-})  # fmt: skip
 _DENIED = r"\b(?:no|not|any|neither|nor|without|lacks?)\s+(?:an?\s+|the\s+|any\s+)?(?:\w+\s+)?{}"
 _YES_FIRST = re.compile(r"\W*(?:yes|yeah|yep|sure)\b", re.IGNORECASE)
 _ENDS = (".", "!", "?", '"', "'", ")", "]", "}", "*", "`", "\u201d", "\u2019", "\u3002", "\uff01", "\uff1f", ":")
@@ -199,7 +190,7 @@ def _repeated(asked: Items) -> Iterator[ResultWarning]:
         if about[0] == about[1] or _text(item).count(" ") < _SENTENCE:
             continue
         pairs += 1
-        specific = _named(item) or words_of(_text(item)) & words_of(about[0][0] + " " + about[1][0])
+        specific = _named(item) or content_words(_text(item)) & content_words(about[0][0] + " " + about[1][0])
         if _text(item) == _text(before) and specific:
             repeated += 1
             first = first or str(item["id"])
@@ -245,15 +236,9 @@ def _shift(sets: Sets, what: str = "question") -> str:
     return f" They fit the {what} {abs(best)} row{'s' * (abs(best) > 1)} {'later' if best > 0 else 'earlier'}."
 
 
-def words_of(text: str) -> set[str]:
-    """The words of a text that may name something, in the singular."""
-    found = {singular(word) for word in _WORD.findall(text.casefold())}
-    return found - _FUNCTION_WORDS
-
-
 def _other_questions(asked: Items) -> Iterator[ResultWarning]:
     """Answers that name what other questions ask about, and not what theirs does."""
-    questions = [words_of(str(item.get("question", ""))) for item in asked]
+    questions = [content_words(str(item.get("question", ""))) for item in asked]
     shared = Counter(word for words in {frozenset(words) for words in questions} for word in words)
     many = len({frozenset(words) for words in questions})
     telling = [{word for word in words if 4 * shared[word] <= many} for words in questions]
@@ -261,7 +246,7 @@ def _other_questions(asked: Items) -> Iterator[ResultWarning]:
     rows = [
         (item, named, own)
         for item, own in zip(asked, telling, strict=True)
-        if own and (named := words_of(_text(item)) & known)
+        if own and (named := content_words(_text(item)) & known)
     ]
     if many < _FEWEST or len(rows) < _FEWEST:
         return

@@ -42,10 +42,11 @@ from mmpref.evals.benchmarks.contract import Benchmark, Graded, Item, each
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.narrowed import Chosen, match_chosen
+from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.objects import count_words
-from mmpref.files.rows import Row, Source, choose, first_ids, load_rows, row_id, text_of, texts_of
+from mmpref.files.rows import Row, Source, choose, first_ids, row_id, short, shown_keys, text_of, texts_of
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 _SECTIONS = {
@@ -68,14 +69,20 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     folder = folder / "data" if (folder / "data" / "annotations.json").is_file() else folder
     lexicon = Lexicon.read(folder)
     task = choose(str(options["task"]), _TASKS, "task of AMBER")
-    truth = {str(row["id"]): row for row in load_rows(folder / "annotations.json", "annotations") if "id" in row}
+    annotations = [
+        (where, row_id(row, where, ("id",)), row) for where, row in question_rows(folder / "annotations.json")
+    ]
+    refuse_repeated_ids((where, name) for where, name, _ in annotations)
+    truth = {name: (where, row) for where, name, row in annotations}
     everything, wanted = [], []
-    for row in _queries(folder):
-        if str(row["id"]) not in truth:
-            raise DataError(f"{folder}: question {row['id']} has no annotation")
-        annotation = truth[str(row["id"])]
-        dimension = _dimension(annotation)
-        everything.append(_sample(row, annotation, dimension, lexicon, options))
+    queries = [(where, row_id(row, where, ("id",)), row) for where, row in _queries(folder)]
+    refuse_repeated_ids((where, name) for where, name, _ in queries)
+    for where, name, row in queries:
+        if name not in truth:
+            raise DataError(f"{where}: question {name} has no annotation in {folder / 'annotations.json'}")
+        annotated, annotation = truth[name]
+        dimension = _dimension(annotation, annotated)
+        everything.append(_sample((where, row), (annotated, annotation), dimension, lexicon, options))
         if task in ("all", dimension) or (task == "discriminative" and dimension != GENERATIVE):
             wanted.append(everything[-1])
     return Chosen.of(everything, wanted)
@@ -90,7 +97,7 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     return match_chosen(rows, samples, matched, f"task={options['task']}")
 
 
-def _queries(folder: Path) -> list[Row]:
+def _queries(folder: Path) -> list[tuple[str, Row]]:
     files = [folder / "query" / "query_all.json"]
     if not files[0].is_file():
         files = [folder / "query" / f"query_{name}.json" for name in ("generative", "discriminative")]
@@ -99,27 +106,36 @@ def _queries(folder: Path) -> list[Row]:
         raise DataError(
             f"{folder}: no query/query_all.json; AMBER's data folder has the queries beside the annotations"
         )
-    rows = [row for file in files for row in load_rows(file, "queries")]
-    if odd := [row for row in rows if not {"id", "image", "query"} <= row.keys()]:
-        raise DataError(f"{files[0]}: a query needs id, image and query, and one has {sorted(odd[0])}")
+    rows = [found for file in files for found in question_rows(file)]
+    for where, row in rows:
+        if not {"id", "image", "query"} <= row.keys():
+            raise DataError(f"{where}: a query needs id, image and query, and this one has {shown_keys(row)}")
     return rows
 
 
-def _dimension(annotation: Row) -> str:
+def _dimension(annotation: Row, where: str) -> str:
     kind = annotation.get("type")
     if not isinstance(kind, str) or (kind != GENERATIVE and kind not in _SECTIONS):
-        raise DataError(f"annotation {annotation['id']}: unknown type {kind!r}")
+        raise DataError(f"{where}: unknown type {short(kind)}; known are {GENERATIVE}, {', '.join(_SECTIONS)}")
     return GENERATIVE if kind == GENERATIVE else _SECTIONS[kind][0]
 
 
-def _sample(row: Row, annotation: Row, dimension: str, lexicon: Lexicon, options: Mapping[str, Any]) -> EvalSample:
+def _sample(
+    query_at: tuple[str, Row],
+    annotation_at: tuple[str, Row],
+    dimension: str,
+    lexicon: Lexicon,
+    options: Mapping[str, Any],
+) -> EvalSample:
+    """One question; its query and its annotation come with their places."""
+    (asked, row), (annotated, annotation) = query_at, annotation_at
     generative = dimension == GENERATIVE
-    asked, annotated = f"question {row['id']}", f"annotation {annotation['id']}"
     target: Any
     if generative:
         target = Scene(texts_of(annotation, "truth", annotated), texts_of(annotation, "hallu", annotated), lexicon)
     elif (target := annotation.get("truth")) not in ("yes", "no"):
-        raise DataError(f"{annotated}: truth is {target!r}; expected yes or no")
+        said = short(target) if "truth" in annotation else "missing"
+        raise DataError(f"{annotated}: truth is {said}; expected yes or no")
     query, image = text_of(row, "query", asked), text_of(row, "image", asked)
     return EvalSample(
         id=row_id(row, asked, ("id",)),

@@ -35,6 +35,7 @@ from mmpref.evals.files.coco import Truth, ground_truth, image_file
 from mmpref.evals.files.image_names import ImageIndex, image_of
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.narrowed import Chosen, match_chosen
+from mmpref.evals.files.question_rows import question_rows
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.objects import (
@@ -48,7 +49,7 @@ from mmpref.evals.text.objects import (
     true_objects,
 )
 from mmpref.evals.text.vocabulary import Vocabulary
-from mmpref.files.rows import Row, Source, as_id, first_ids, load_rows, row_id
+from mmpref.files.rows import Row, Source, as_id, first_ids, row_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 _KEYS = ("image_id", "id", "question_id", "idx", "index")  # LLaVA counts the questions under question_id
@@ -84,21 +85,25 @@ def _prompts(source: Source, truth: Truth) -> dict[str, Row]:
         [*((name, image) for image, name in truth.files.items()), *((name, name) for name in truth.objects)]
     )
     found: dict[str, Row] = {}
-    unknown: list[str] = []
-    for number, row in enumerate(load_rows(source, "prompts"), 1):
-        named = [*image_of(row).values(), *([row_id(row, f"prompts, row {number}")] if not image_of(row) else [])]
+    places: dict[str, str] = {}
+    unknown: list[tuple[str, str]] = []
+    for where, row in question_rows(source, "prompts"):
+        named = [*image_of(row).values(), *([row_id(row, where)] if not image_of(row) else [])]
         ids = {name if name in truth.objects else index.find(name) for name in named} - {None}
         if len(ids) > 1:
-            raise DataError(f"prompts, row {number}: {' and '.join(map(repr, named))} are two different images")
+            raise DataError(f"{where}: {' and '.join(map(repr, named))} are two different images")
         if not ids:
-            unknown.append(named[0])
+            unknown.append((where, named[0]))
             continue
         image = str(ids.pop())
         if image in found:
-            raise DataError(f"prompts, row {number}: asks about image {image!r} a second time")
-        found[image] = row
+            raise DataError(f"{where}: asks about image {image!r} a second time, after {places[image]}")
+        found[image], places[image] = row, where
     if unknown:
-        raise DataError(f"prompts ask about {len(unknown)} images that the ground truth lacks: {first_ids(unknown)}")
+        names = first_ids([name for _, name in unknown])
+        raise DataError(
+            f"{unknown[0][0]}: prompts ask about {len(unknown)} images that the ground truth lacks: {names}"
+        )
     return found
 
 

@@ -35,12 +35,14 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.evals.benchmarks.contract import Benchmark, Graded, Item
 from mmpref.evals.benchmarks.hallusionbench_metrics import PROTOCOLS, HallusionBenchProtocol, counts, metrics
 from mmpref.evals.files.answer_readers import name_of, read_rows
+from mmpref.evals.files.layouts import place_of
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.narrowed import Chosen, match_chosen, not_chosen
+from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import judging_notes, read_verdicts, usable_on
-from mmpref.files.rows import Row, Source, choose, load_rows, row_id, text_of
+from mmpref.files.rows import Row, Source, choose, row_id, short, text_of
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 _KEYS = ("category", "subcategory", "set_id", "figure_id", "question_id")
@@ -53,16 +55,18 @@ _CHECK_SUFFIX = "_gpt_check"  # the script's key for what its judge said: "0", "
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per row, those without an image too unless ``view="image"``."""
     view = choose(str(options["view"]), _VIEWS, "view of HallusionBench")
-    rows = load_rows(source, "questions")
-    for number, row in enumerate(rows, 1):
+    rows = question_rows(source)
+    for where, row in rows:
         if missing := [key for key in _NEEDED if key not in row]:
-            raise DataError(
-                f"question {number}: no {missing[0]}; a row of HallusionBench.json has {', '.join(_NEEDED)}"
-            )
-        if row["category"] not in ("VD", "VS") or str(row["gt_answer"]) not in ("0", "1"):
-            raise DataError(f"question {number}: expected category VD or VS and gt_answer 0 or 1")
-    everything = [_sample(row, f"question {number}", options) for number, row in enumerate(rows, 1)]
-    shown = [sample for sample, row in zip(everything, rows, strict=True) if view == "all" or _has_image(row)]
+            raise DataError(f"{where}: no {missing[0]}; a row of HallusionBench.json has {', '.join(_NEEDED)}")
+        if row["category"] not in ("VD", "VS"):
+            raise DataError(f"{where}: category is {short(row['category'])}; expected VD or VS")
+        if isinstance(row["gt_answer"], bool) or str(row["gt_answer"]) not in ("0", "1"):
+            raise DataError(f"{where}: gt_answer is {short(row['gt_answer'])}; expected 0 for no or 1 for yes")
+    everything = [_sample(row, where, options) for where, row in rows]
+    what = f"a question ({', '.join(_KEYS)})"
+    refuse_repeated_ids(((where, sample.id) for (where, _), sample in zip(rows, everything, strict=True)), what)
+    shown = [sample for sample, (_, row) in zip(everything, rows, strict=True) if view == "all" or _has_image(row)]
     return Chosen.of(everything, shown)
 
 
@@ -111,17 +115,19 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
         return match(rows, asked, name_of(source), IdRules(ids_of=_ids_of, numbered=True))
 
     saved = match_chosen(rows, samples, matched, f"view={options['view']}")
-    return replace(saved, verdicts=tuple(verdict for row in rows if (verdict := _embedded(row)) is not None))
+    where = name_of(source)
+    found = [_embedded(row, place_of(row, where, number)) for number, row in enumerate(rows, 1)]
+    return replace(saved, verdicts=tuple(verdict for verdict in found if verdict is not None))
 
 
-def _embedded(row: Row) -> dict[str, Any] | None:
+def _embedded(row: Row, where: str) -> dict[str, Any] | None:
     """The verdict that is in a row of the script's layout."""
     key = next((key for key in row if str(key).endswith(_CHECK_SUFFIX)), None)
     if key is None or not _ids_of(row):
         return None
     verdict = {str(code): name for name, code in _CODES.items()}.get(str(row[key]))
     if verdict is None:
-        raise DataError(f"{_name(row)}: {key} is {row[key]!r}; expected 0, 1 or 2")
+        raise DataError(f"{where}: {key} is {short(row[key])}; expected 0, 1 or 2")
     same = {} if row.get("same") is None else {"same": str(row["same"]) == "1"}
     return {"id": _name(row), "verdict": verdict, "judge": str(key).removesuffix(_CHECK_SUFFIX), **same}
 

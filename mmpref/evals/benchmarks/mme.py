@@ -31,12 +31,13 @@ from mmpref.errors import DataError
 from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Item, Items, ScoringProtocol, by_name
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.image_names import filled
-from mmpref.evals.files.layouts import PLACE
+from mmpref.evals.files.layouts import PLACE, place_of
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.question_rows import question_rows, yes_no_label
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.yes_no import Reader, YesNo, read_mmpref, read_vlmevalkit
-from mmpref.files.rows import Row, Source, first_ids, load_rows, read_text
+from mmpref.files.rows import Row, Source, read_text
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Array, Formula, Metric, Ratio
 
@@ -90,26 +91,29 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
         DataError: a line without image, question and label, an unknown subtask, or an image without two questions.
     """
     _refuse_one_file(source)
-    rows = (
-        _folder_rows(Path(source), labelled=True)
-        if isinstance(source, str | Path) and Path(source).is_dir()
-        else load_rows(source, "questions")
-    )
-    by_image: dict[tuple[str, str], list[Row]] = {}
-    for number, row in enumerate(rows, 1):
-        missing = [key for key in ("category", "image", "question", "answer") if not isinstance(row.get(key), str)]
-        if missing:
-            raise DataError(
-                f"question {number}: {missing[0]} is missing or not text; a row has category, image, question, answer"
-            )
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        rows = [(place_of(row, "", 0), row) for row in _folder_rows(Path(source), labelled=True)]
+    else:
+        rows = question_rows(source)
+    by_image: dict[tuple[str, str], list[tuple[str, Row]]] = {}
+    for where, row in rows:
+        for key in ("category", "image", "question"):
+            if not isinstance(row.get(key), str) or not row[key].strip():
+                raise DataError(f"{where}: {key} is missing or not text; a row has category, image, question, answer")
         if row["category"] not in (*PERCEPTION, *COGNITION):
-            raise DataError(f"question {number}: MME has no subtask '{row['category']}'")
-        if row["answer"].strip().lower() not in ("yes", "no"):
-            raise DataError(f"question {number}: the label is {row['answer']!r}; expected Yes or No")
-        by_image.setdefault((row["category"], row["image"]), []).append(row)
-    if odd := [f"{subtask}/{image}" for (subtask, image), found in by_image.items() if len(found) != 2]:
-        raise DataError(f"MME asks two questions about every image; these have another number: {first_ids(odd)}")
-    return tuple(_sample(row, number, options) for found in by_image.values() for number, row in enumerate(found, 1))
+            raise DataError(f"{where}: MME has no subtask '{row['category']}'")
+        yes_no_label(row, "answer", where)
+        by_image.setdefault((row["category"], row["image"]), []).append((where, row))
+    for (subtask, image), found in by_image.items():
+        if len(found) != 2:
+            places = " and ".join(where for where, _ in found[:3]) + (" ..." if len(found) > 3 else "")
+            raise DataError(
+                f"{places}: {subtask}/{image} has {len(found)} question{'s' * (len(found) > 1)}, and MME asks two "
+                "about every image"
+            )
+    return tuple(
+        _sample(row, number, options) for found in by_image.values() for number, (_, row) in enumerate(found, 1)
+    )
 
 
 def _refuse_one_file(source: Source) -> None:
@@ -141,7 +145,8 @@ def _folder_rows(folder: Path, *, labelled: bool) -> list[Row]:
                     f"{'' if labelled else ' and answer'}, separated by tabs (an answer must be on one line)"
                 )
             row = {"category": file.stem, "image": cells[0], "question": cells[1], "answer": cells[2].rstrip("\r")}
-            rows.append(row if labelled else {**row, "text": cells[3], PLACE: f"{file}, line {number}"})
+            row[PLACE] = f"{file}, line {number}"
+            rows.append(row if labelled else {**row, "text": cells[3]})
     if not rows and labelled:
         rows = _release_rows(folder)
     if not rows:
@@ -166,7 +171,8 @@ def _release_rows(folder: Path) -> list[Row]:
                     raise DataError(f"{file}, line {number}: {len(cells)} columns; expected question and Yes or No")
                 if line.strip():
                     shown = {"category": subtask, "image": image.name, "path": image.relative_to(folder).as_posix()}
-                    rows.append({**shown, "question": cells[0], "answer": cells[1]})
+                    said = {"question": cells[0], "answer": cells[1], PLACE: f"{file}, line {number}"}
+                    rows.append({**shown, **said})
     return rows
 
 

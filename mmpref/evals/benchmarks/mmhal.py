@@ -29,11 +29,12 @@ from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Item, ScoringProtocol, by_name, each
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
-from mmpref.evals.files.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable_on
+from mmpref.evals.files.verdicts import MAX_SCORE, Verdict, judging_notes, read_verdicts, usable_on, verdicts_name
 from mmpref.evals.text.objects import count_words
-from mmpref.files.rows import Row, Source, is_path, load_json, load_rows, row_id, text_of, texts_of
+from mmpref.files.rows import Row, Source, is_path, load_json, row_id, text_of, texts_of
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio
 
@@ -46,7 +47,10 @@ _HALLUCINATES_BELOW = 3
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per row of the template; ``meta`` has what the judge is shown."""
-    return tuple(_sample(row, f"question {number}") for number, row in enumerate(load_rows(source, "questions"), 1))
+    rows = question_rows(source)
+    samples = tuple(_sample(row, where) for where, row in rows)
+    refuse_repeated_ids(((where, sample.id) for (where, _), sample in zip(rows, samples, strict=True)), "image_id")
+    return samples
 
 
 def _sample(row: Row, where: str) -> EvalSample:
@@ -133,7 +137,7 @@ def _verdicts(source: Any, samples: Sequence[EvalSample], protocol: MmhalProtoco
         rows = [
             {**row, "id": order.get(_raw_id(row), _raw_id(row))} if isinstance(row, Mapping) else row for row in rows
         ]
-    return read_verdicts([_rated(row, protocol) for row in rows], "score")
+    return read_verdicts([_rated(row, protocol) for row in rows], "score", verdicts_name(source))
 
 
 def _raw_id(row: Any) -> str:

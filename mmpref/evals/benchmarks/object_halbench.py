@@ -34,12 +34,13 @@ from mmpref.evals.benchmarks.object_counts import count_objects, object_metrics,
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.coco import Truth, ground_truth, image_file
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
-from mmpref.evals.files.verdicts import Verdict, judging_notes, read_verdicts, usable_on
+from mmpref.evals.files.verdicts import Verdict, judging_notes, read_verdicts, usable_on, verdicts_name
 from mmpref.evals.text.objects import Extractor, count_words, extract_mmpref, true_objects
 from mmpref.evals.text.vocabulary import Vocabulary
-from mmpref.files.rows import Row, Source, load_json, row_id, text_of, texts_of
+from mmpref.files.rows import Row, Source, is_path, load_json, row_id, text_of, texts_of
 from mmpref.files.tables import TABLES
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 from mmpref.statistics import Metric, Ratio
@@ -50,9 +51,11 @@ _OBJECT_KEYS = ("objects", "gt_objects", "truth", "mscoco_gt_words")
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per item; ``target`` is its ground truth as given, not yet mapped to canonical objects."""
-    rows = _sentences(source)
+    rows = question_rows(_sentences(source), str(source) if is_path(source) else "items")
     truth = ground_truth(options["truth"]) if options["truth"] is not None else None
-    return tuple(_sample(row, number, truth, options) for number, row in enumerate(rows, 1))
+    samples = tuple(_sample(row, where, truth, options) for where, row in rows)
+    refuse_repeated_ids(((where, sample.id) for (where, _), sample in zip(rows, samples, strict=True)), "image_id")
+    return samples
 
 
 def _sentences(source: Source, what: str = "items") -> list[Row]:
@@ -64,20 +67,20 @@ def _sentences(source: Source, what: str = "items") -> list[Row]:
     return read_rows(source, what)
 
 
-def _sample(row: Row, number: int, truth: Truth | None, options: Mapping[str, Any]) -> EvalSample:
+def _sample(row: Row, where: str, truth: Truth | None, options: Mapping[str, Any]) -> EvalSample:
     if row.get("image_id") is None:
-        raise DataError(f"item {number}: no image_id; an item of Object HalBench has image_id and question")
-    image = row_id(row, f"item {number}", ("image_id",))
+        raise DataError(f"{where}: no image_id; an item of Object HalBench has image_id and question")
+    image = row_id(row, where, ("image_id",))
     key = next((key for key in _OBJECT_KEYS if row.get(key) is not None), None)
     if truth is None and key is None:
         raise ConfigError(
-            f"item {number} has no ground truth: pass truth=FILE (COCO annotations, or a JSON {{image_id: [objects]}})"
+            f"{where} has no ground truth: pass truth=FILE (COCO annotations, or a JSON {{image_id: [objects]}})"
         )
     if truth is not None and image not in truth.objects:
-        raise DataError(f"item {number}: the ground truth has no image {image!r}")
-    objects = truth.objects[image] if truth is not None else texts_of(row, str(key), f"item {number}")
+        raise DataError(f"{where}: the ground truth has no image {image!r}")
+    objects = truth.objects[image] if truth is not None else texts_of(row, str(key), where)
     captions = truth.captions.get(image, []) if truth is not None else []
-    question = text_of(row, "question" if "question" in row else "prompt", f"item {number}", "")
+    question = text_of(row, "question" if "question" in row else "prompt", where, "")
     file = str(row["image"]) if str(row.get("image", "")).endswith((".jpg", ".png")) else None
     name = file or image_file(str(options["image_name"]), image)
     return EvalSample(
@@ -175,7 +178,7 @@ class _Listed:
     def read(options: Mapping[str, Any], pairs: Sequence[tuple[EvalSample, str]]) -> _Listed:
         """The verdicts of the option, about these answers."""
         rows = _sentences(options["verdicts"])
-        verdicts, missing = usable_on(read_verdicts(rows, "objects"), pairs)
+        verdicts, missing = usable_on(read_verdicts(rows, "objects", verdicts_name(options["verdicts"])), pairs)
         return _Listed(verdicts, missing, bool(options["refined"]) or all(row.get("refined") for row in rows))
 
     def named(self, name: str, extract: Extractor, vocabulary: Vocabulary) -> list[tuple[str, str]]:

@@ -43,9 +43,11 @@ from mmpref.evals.benchmarks.pope_answers import (
 from mmpref.evals.benchmarks.pope_metrics import PROTOCOLS, PopeProtocol, count, metrics
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.models_named import refuse_several_models
+from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids, yes_no_label
 from mmpref.evals.files.rows import Saved, pair_by_id
+from mmpref.evals.text.content_words import lacks_object
 from mmpref.files.reading import without_links
-from mmpref.files.rows import Row, Source, choose, first_ids, is_path, load_rows, row_id
+from mmpref.files.rows import Row, Source, choose, first_ids, is_path, row_id, short
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 _PAIRINGS = ("id", "order")
@@ -58,14 +60,14 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
         DataError: a row misses a key, or its label is neither yes nor no.
     """
     splits = _by_split(source)
-    rows = [(split, row) for split, part in splits.items() for row in _split_rows(part, split)]
+    rows = [(split, where, row) for split, part in splits.items() for where, row in _split_rows(part, split)]
     file = next((Path(str(part)).stem for part in splits.values() if is_path(part) and len(splits) == 1), "")
     named = next((split for split in SPLITS if split in file), "")
     return _samples(rows, str(options["prompt_suffix"]), named)
 
 
-def _split_rows(part: Source, split: str) -> list[Row]:
-    return load_rows(part, f"questions of split '{split}'" if split else "questions")
+def _split_rows(part: Source, split: str) -> list[tuple[str, Row]]:
+    return question_rows(part, f"questions of split '{split}'" if split else "questions")
 
 
 def _by_split(source: Source) -> dict[str, Source]:
@@ -105,18 +107,21 @@ def _official_names(names: Sequence[str]) -> list[str]:
     return [next((split for split in SPLITS if split in name), name) for name in names]
 
 
-def _samples(rows: Sequence[tuple[str, Row]], prompt_suffix: str, named: str) -> tuple[EvalSample, ...]:
+def _samples(rows: Sequence[tuple[str, str, Row]], prompt_suffix: str, named: str) -> tuple[EvalSample, ...]:
     keyed = []
-    for number, (split, row) in enumerate(rows, 1):
-        where = f"question {number}" + (f" (split '{split}')" if split else "")
-        for key in ("text", "label", "image"):
-            if not isinstance(row.get(key), str):
+    places = []
+    for split, where, row in rows:
+        for key in ("text", "image"):
+            if not isinstance(row.get(key), str) or not row[key].strip():
                 raise DataError(
                     f"{where}: '{key}' is missing or not text; a POPE row has question_id, image, text, label"
                 )
-        if row["label"].strip().lower() not in ("yes", "no"):
-            raise DataError(f"{where}: label is {row['label']!r}; expected 'yes' or 'no'")
+        yes_no_label(row, "label", where)
+        if lacks_object(row["text"]):
+            raise DataError(f"{where}: text {short(row['text'])} names no object that is asked about")
         keyed.append((split or str(row.get("split", "")), row_id(row, where, QUESTION_KEYS), row))
+        places.append((where, "/".join(filter(None, keyed[-1][:2]))))
+    refuse_repeated_ids(places)
     ids = [name for _, name, _ in keyed]
     one_split = len({split for split, _, _ in keyed}) == 1
     bare = one_split or len(set(ids)) == len(ids)

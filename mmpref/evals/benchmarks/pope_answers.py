@@ -187,7 +187,7 @@ def in_order(parts: Sequence[Part], samples: Sequence[EvalSample]) -> Saved:
     for name, part in parts:
         for number, row in enumerate(part, 1):
             text = answer_text(row, f"{name}, row {number}", asked=asked_text(row))
-            answers.append(Answer(id=str(number), text=text, cut=cut_by_length(row)))
+            answers.append(Answer(id=str(number), text=text, cut=cut_by_length(row), place=f"{name}, row {number}"))
             rows.append(row)
     if rows and len(kept := _of_named_splits(rows, samples, where)[0]) < len(rows):
         raise DataError(

@@ -29,7 +29,8 @@ from typing import Any
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Items, ScoringProtocol, by_name, each
-from mmpref.evals.files.answer_readers import read_rows
+from mmpref.evals.files.answer_readers import name_of, read_rows
+from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.objects import count_words
 from mmpref.files.rows import Row, Source, choose, is_path, row_id
@@ -44,11 +45,15 @@ _PAIRS = ("score_chosen", "score_rejected"), ("rewards/chosen", "rewards/rejecte
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per pair; demonstrations, which have no rejected answer, are refused."""
     samples = []
-    for row, pair in _pairs(source):
+    places = []
+    for where, row, pair in _pairs(source):
         if pair.rejected is None:
-            raise DataError(f"pair '{pair.id}' has no rejected answer, so there is nothing to prefer")
+            raise DataError(f"{where}: pair '{pair.id}' has no rejected answer, so there is nothing to prefer")
         if pair.videos:
-            raise DataError(f"pair '{pair.id}' has videos, and this benchmark shows images only; leave its row out")
+            raise DataError(
+                f"{where}: pair '{pair.id}' has videos, and this benchmark shows images only; leave its row out"
+            )
+        places.append((where, pair.id))
         samples.append(
             EvalSample(
                 id=pair.id,
@@ -65,11 +70,12 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
                 },
             )
         )
+    refuse_repeated_ids(places, "the pair's id")
     return tuple(samples)
 
 
-def _pairs(source: Source) -> Iterator[tuple[Row, PreferencePair]]:
-    """The pairs of rows in any format that mmpref.data knows, each with the row it is from."""
+def _pairs(source: Source) -> Iterator[tuple[str, Row, PreferencePair]]:
+    """The pairs of rows in any format that mmpref.data knows, each with its place and the row it is from."""
     from mmpref.data.formats import to_canonical  # mmpref.data loads Pillow, which no other benchmark needs
     from mmpref.data.pairs import pair_from_row
 
@@ -78,25 +84,26 @@ def _pairs(source: Source) -> Iterator[tuple[Row, PreferencePair]]:
         try:
             found = to_canonical(row, place=f"{name}:{number}")
         except DataError as error:
-            raise DataError(f"{where}:{number}: {error}") from error
+            raise DataError(f"{where}, row {number}: {error}") from error
         for canonical in found:
-            yield row, pair_from_row(canonical, source=where, line=number)
+            yield f"{where}, row {number}", row, pair_from_row(canonical, source=where, line=number)
 
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     """Numbers as answers: the text of each is the JSON of its row."""
-    latest: dict[str, Row] = {}
+    latest: dict[str, tuple[str, Row]] = {}
     out: list[Answer] = []
-    for number, row in enumerate(read_rows(source), 1):
+    for where, row in question_rows(read_rows(source), name_of(source)):
         if "pair_id" in row and "id" not in row:
             name = str(row["pair_id"])
-            if name not in latest or row.get("step", 0) >= latest[name].get("step", 0):
-                latest[name] = row
+            if name not in latest or row.get("step", 0) >= latest[name][1].get("step", 0):
+                latest[name] = where, row
         elif isinstance(row.get("text"), str):
-            out.append(Answer(id=row_id(row, f"answers, row {number}"), text=row["text"]))
+            _numbers(row["text"], where)
+            out.append(Answer(id=row_id(row, where), text=row["text"], place=where))
         else:
-            out.append(Answer(id=row_id(row, f"answers, row {number}"), text=_as_text(row)))
-    answers = [*out, *(Answer(id=name, text=_as_text(row)) for name, row in latest.items())]
+            out.append(Answer(id=row_id(row, where), text=_as_text(row), place=where))
+    answers = [*out, *(Answer(id=name, text=_as_text(row), place=where) for name, (where, row) in latest.items())]
     return Saved(answers, read_as="rows of numbers, matched by the pair's id")
 
 
@@ -110,7 +117,7 @@ def grade(
 ) -> Graded:
     """Compare the two sides of every pair by the same quantity for all of them."""
     by = choose(str(options["by"]), _BY, "by")
-    pairs = [(sample, _numbers(text, sample.id)) for sample, text in pair_by_id(samples, answers)]
+    pairs = [(sample, _numbers(text, f"pair '{sample.id}'")) for sample, text in pair_by_id(samples, answers)]
     if by == "auto":
         by = next((name for name in _BY[1:-1] if any(_margin(row, name) is not None for _, row in pairs)), "logp")
     elif pairs and all(_margin(row, by) is None for _, row in pairs):
@@ -133,15 +140,13 @@ def grade(
     return Graded.of(items, notes=(f"compared by {by}",))
 
 
-def _numbers(text: str, name: str) -> dict[str, float]:
+def _numbers(text: str, where: str) -> dict[str, float]:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
-        raise DataError(
-            f'pair \'{name}\': expected numbers such as {{"chosen": -12.5, "rejected": -14.0}}, got {text[:40]!r}'
-        )
+        raise DataError(f'{where}: expected numbers such as {{"chosen": -12.5, "rejected": -14.0}}, got {text[:40]!r}')
     return {key: float(value) for key, value in row.items() if _is_number(value)}
 
 

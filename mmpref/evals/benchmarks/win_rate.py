@@ -27,11 +27,13 @@ import numpy as np
 from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, ScoringProtocol, by_name, each
 from mmpref.evals.files.answer_readers import name_of, read_rows
+from mmpref.evals.files.layouts import place_of
 from mmpref.evals.files.matching import match
+from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
-from mmpref.evals.files.verdicts import judging_notes, read_verdicts, usable_on
-from mmpref.files.rows import Row, Source, load_rows, row_id, text_of
+from mmpref.evals.files.verdicts import judging_notes, read_verdicts, usable_on, verdicts_name
+from mmpref.files.rows import Row, Source, row_id, shown_keys, text_of
 from mmpref.records import Answer, EvalSample, user_turn
 from mmpref.statistics import Array, Formula, Metric, Ratio
 
@@ -40,14 +42,12 @@ _ID_KEYS = ("id", "uid", "question_id", "key")
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per instruction, without image; ``target`` is the reference answer or None."""
-    samples = []
-    for number, row in enumerate(load_rows(source, "questions")):
+    samples: list[EvalSample] = []
+    places = []
+    for number, (where, row) in enumerate(question_rows(source)):
         text = instruction_of(row)
-        if text is None:
-            raise DataError(
-                f"question {number + 1}: no instruction, prompt or turns; it has {', '.join(map(str, row))}"
-            )
-        where = f"question {number + 1}"
+        if text is None or not text.strip():
+            raise DataError(f"{where}: no instruction, prompt or turns; it has {shown_keys(row)}")
         key = next((key for key in _ID_KEYS if row.get(key) not in (None, "")), None)
         samples.append(
             EvalSample(
@@ -58,6 +58,8 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
                 meta={"question": text, "image": "", "dataset": str(row.get("dataset", row.get("category", "")))},
             )
         )
+        places.append((where, samples[-1].id))
+    refuse_repeated_ids(places)
     return tuple(samples)
 
 
@@ -74,22 +76,23 @@ def instruction_of(row: Row) -> str | None:
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     by_text = _ids_by_text(samples)
-    rows = [_as_ours(row, by_text) for row in read_rows(source)]
-    return match(rows, samples, name_of(source), IdRules(keys=(*_ID_KEYS, "idx", "index")))
+    where = name_of(source)
+    rows = [_as_ours(row, by_text, place_of(row, where, number)) for number, row in enumerate(read_rows(source), 1)]
+    return match(rows, samples, where, IdRules(keys=(*_ID_KEYS, "idx", "index")))
 
 
-def _as_ours(row: Row, by_text: Mapping[str, Sequence[str]]) -> Row:
+def _as_ours(row: Row, by_text: Mapping[str, Sequence[str]], where: str) -> Row:
     """A row of AlpacaEval, Arena-Hard or IFEval with an id and a text; others as they are."""
     if "text" in row:
         return row
     if "output" in row:
-        return {**row, "id": _by_text(row.get("instruction"), by_text), "text": row["output"]}
+        return {**row, "id": _by_text(row.get("instruction"), by_text, where), "text": row["output"]}
     turns = row.get("messages")
     if "uid" in row and isinstance(turns, list) and turns and isinstance(turns[-1], Mapping):
         said = turns[-1].get("content")
         return {"id": row["uid"], "text": said.get("answer") if isinstance(said, Mapping) else said}
     if "response" in row and "prompt" in row and not any(key in row for key in _ID_KEYS):
-        return {"id": _by_text(row["prompt"], by_text), "text": row["response"]}
+        return {"id": _by_text(row["prompt"], by_text, where), "text": row["response"]}
     return row
 
 
@@ -100,10 +103,10 @@ def _ids_by_text(samples: Sequence[EvalSample]) -> dict[str, list[str]]:
     return found
 
 
-def _by_text(instruction: object, by_text: Mapping[str, Sequence[str]]) -> str:
+def _by_text(instruction: object, by_text: Mapping[str, Sequence[str]], where: str) -> str:
     found = by_text.get(str(instruction), [])
     if len(found) != 1:
-        raise DataError(f"{len(found)} questions have the instruction {str(instruction)[:60]!r}; give ids")
+        raise DataError(f"{where}: {len(found)} questions have the instruction {str(instruction)[:60]!r}; give ids")
     return found[0]
 
 
@@ -147,17 +150,21 @@ def _verdicts(source: Any, samples: Sequence[EvalSample]) -> Any:
     if isinstance(source, list) and source and not isinstance(source[0], Mapping):
         return read_verdicts(source, "preference")
     rows = []
-    for row in load_rows(source, "verdicts"):
+    for where, row in question_rows(source, "verdicts"):
         if "output_1" in row and "output_2" in row:
             value = (
                 {"error": "no preference"} if row.get("preference") is None else {"preference": row["preference"] - 1}
             )
             rows.append(
-                {"id": _by_text(row.get("instruction"), by_text), "judge": str(row.get("annotator", "")), **value}
+                {
+                    "id": _by_text(row.get("instruction"), by_text, where),
+                    "judge": str(row.get("annotator", "")),
+                    **value,
+                }
             )
         else:
             rows.append(dict(row))
-    return read_verdicts(rows, "preference")
+    return read_verdicts(rows, "preference", verdicts_name(source))
 
 
 def count(item: Mapping[str, Any]) -> Counts:

@@ -12,7 +12,8 @@ from typing import Any
 
 from mmpref.errors import DataError
 from mmpref.evals.files.image_names import filled
-from mmpref.files.rows import Source, is_path, load_json, load_rows, row_id
+from mmpref.evals.files.question_rows import question_rows
+from mmpref.files.rows import Source, is_path, load_json, row_id, short
 
 _KEYS = ("image_id", "id", "image", "question_id")
 
@@ -24,6 +25,7 @@ class Truth:
         self.objects: dict[str, list[str]] = {}
         self.captions: dict[str, list[str]] = {}
         self.files: dict[str, str] = {}
+        self.places: dict[str, str] = {}  # where the objects of an image stand, for messages
         self.from_coco = False
 
 
@@ -72,35 +74,41 @@ def _gather(truth: Truth, source: Any) -> None:
             {**entry, "image_id": image} if isinstance(entry, Mapping) else {"image_id": image, "objects": entry}
             for image, entry in content.items()
         ]
-    for number, row in enumerate(load_rows(content, where), 1):
-        image, objects = row_id(row, f"{where}, row {number}", _KEYS), row.get("objects")
+    for here, row in question_rows(content, where):
+        image, objects = row_id(row, here, _KEYS), row.get("objects")
         if (
             isinstance(objects, str)
             or not isinstance(objects, Iterable)
             or not all(isinstance(o, str) for o in objects)
         ):
-            raise DataError(f"{where}, image {image!r}: expected a list of object names")
+            said = short(objects) if "objects" in row else "missing"
+            raise DataError(f"{here}, image {image!r}: objects is {said}; expected a list of object names")
         if image in truth.objects:
-            raise DataError(f"{where}: image {image!r} appears more than once")
+            raise DataError(f"{here}: image {image!r} appears more than once, first in {truth.places[image]}")
         truth.objects[image] = list(objects)
+        truth.places[image] = here
         if isinstance(row.get("image"), str):
             truth.files[image] = row["image"]
 
 
 def _gather_coco(truth: Truth, content: Mapping[str, Any], where: str) -> None:
     truth.from_coco = True
+    at = ""
     try:
         names = {category["id"]: category["name"] for category in content.get("categories", ())}
         for image in content.get("images", ()):
             truth.objects.setdefault(str(image["id"]), [])
+            truth.places.setdefault(str(image["id"]), f"{where}, images")
             if "file_name" in image:
                 truth.files[str(image["id"])] = image["file_name"]
-        for row in content["annotations"]:
+        for number, row in enumerate(content["annotations"], 1):
+            at = f", row {number} of annotations"
             image_id = str(row["image_id"])
             objects = truth.objects.setdefault(image_id, [])
+            truth.places.setdefault(image_id, f"{where}{at}")
             if "caption" in row:
                 truth.captions.setdefault(image_id, []).append(row["caption"])
             else:
                 objects.append(names[row["category_id"]])
     except (KeyError, TypeError) as err:
-        raise DataError(f"{where}: not COCO annotations as expected (problem at {err})") from err
+        raise DataError(f"{where}{at}: not COCO annotations as expected (problem at {err})") from err

@@ -141,4 +141,5 @@ def _read_as(layout: str, rows: Sequence[Row], ways: Mapping[str, None]) -> str:
 
 def _answer(name: str, row: Row, place: str, sample: EvalSample | None) -> Answer:
     asked = content(sample)[1] if sample is not None else ""
-    return Answer(id=name, text=answer_text(row, place, asked=asked or asked_text(row)), cut=cut_by_length(row))
+    text = answer_text(row, place, asked=asked or asked_text(row))
+    return Answer(id=name, text=text, cut=cut_by_length(row), place=place)

@@ -37,6 +37,27 @@ def yes_no_label(row: Row, key: str, where: str) -> str:
     return word
 
 
+def refuse_repeated_rows(rows: Iterable[tuple[str, str]], what: str) -> None:
+    """Refuse rows of one id among those that answer or judge, where the ids are those of the questions.
+
+    Args:
+        rows: the place and the id of each row.
+        what: what the rows are, "answers" or the name of their file.
+
+    Raises:
+        DataError: there are some; all are counted, and the first is named with its places.
+    """
+    places: dict[str, list[str]] = {}
+    for where, name in rows:
+        places.setdefault(name, []).append(where)
+    if twice := [name for name, found in places.items() if len(found) > 1]:
+        shown = " and ".join(places[twice[0]][:3])
+        raise DataError(
+            f"{what}: {len(twice)} ids appear more than once: {first_ids(twice)}; {twice[0]!r} is in {shown}; keep one "
+            "of the rows"
+        )
+
+
 def refuse_repeated_ids(ids: Iterable[tuple[str, str]], what: str = "id") -> None:
     """Refuse ids that stand in two rows.
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpref.errors import DataError
-from mmpref.files.rows import Row, Source, first_ids, is_path, load_rows, refuse_duplicates, row_id, short, shown_keys
+from mmpref.evals.files.question_rows import question_rows, refuse_repeated_rows
+from mmpref.files.rows import Row, Source, first_ids, refuse_duplicates, row_id, short, shown_keys
 from mmpref.records import Answer, EvalSample, ResultWarning
 
 TEXT_KEYS = (
@@ -54,10 +55,9 @@ def load_answers(source: Source) -> list[Answer]:
     """
     if not isinstance(source, str | Path | Mapping):
         source = [{"id": row.id, "text": row.text} if isinstance(row, Answer) else row for row in source]
-    where = str(source) if is_path(source) else "answers"
     return [
-        Answer(id=row_id(row, f"{where}, row {number}"), text=answer_text(row, f"{where}, row {number}"))
-        for number, row in enumerate(load_rows(source, "answers"), 1)
+        Answer(id=row_id(row, where), text=answer_text(row, where), place=where)
+        for where, row in question_rows(source, "answers")
     ]
 
 
@@ -115,11 +115,17 @@ def pair_by_id(
         DataError: an id twice, an answer to no question, or (unless ``may_cover_part``) a question with no answer.
     """
     refuse_duplicates((sample.id for sample in samples), "questions")
+    if all(answer.place for answer in answers):
+        refuse_repeated_rows(((answer.place, answer.id) for answer in answers), "answers")
     refuse_duplicates((answer.id for answer in answers), "answers")
+    if answers and not samples:
+        raise DataError(f"there are {len(answers)} answers and no questions: the source of the questions is empty")
     known = {sample.id for sample in samples}
-    if unknown := [answer.id for answer in answers if answer.id not in known]:
+    if unknown := [answer for answer in answers if answer.id not in known]:
+        first = f"{unknown[0].place}: " if unknown[0].place else ""
         raise DataError(
-            f"{len(unknown)} of {len(answers)} answers have an id that no question has: {first_ids(unknown)}{hint}"
+            f"{first}{len(unknown)} of {len(answers)} answers have an id that no question has: "
+            f"{first_ids([answer.id for answer in unknown])}{hint}"
         )
     texts = {answer.id: answer.text for answer in answers}
     missing = [sample.id for sample in samples if sample.id not in texts]

@@ -24,12 +24,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from mmpref.errors import DataError, EvalIncompleteError
-from mmpref.files.rows import Row, Source, first_ids, is_path, load_rows, refuse_duplicates, row_id
+from mmpref.evals.files.question_rows import refuse_repeated_rows
+from mmpref.files.rows import Row, Source, first_ids, is_path, load_rows, row_id
 from mmpref.records import EvalSample
 
 Correctness = Literal["correct", "incorrect", "unclear"]
@@ -40,7 +41,10 @@ MAX_MISSING_SHARE = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One verdict. Exactly one of ``score``, ``verdict``, ``objects``, ``preference`` and ``error`` is set."""
+    """One verdict. Exactly one of ``score``, ``verdict``, ``objects``, ``preference`` and ``error`` is set.
+
+    ``place`` is the file and the row that it was read from, for messages.
+    """
 
     id: str
     judge: str
@@ -53,6 +57,7 @@ class Verdict:
     same_error: str | None = None
     judged: str | None = None
     same_judged: str | None = None
+    place: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         given = [name for name in (*get_args(VerdictKind), "error") if getattr(self, name) is not None]
@@ -71,18 +76,26 @@ class Verdict:
 Verdicts: TypeAlias = Mapping[str, Verdict]
 
 
-def read_verdicts(source: Source, kind: VerdictKind) -> dict[str, Verdict]:
+def read_verdicts(source: Source, kind: VerdictKind, what: str = "verdicts") -> dict[str, Verdict]:
     """Verdicts of one kind by id, from a path to JSON lines, from rows or from ``Verdict`` objects.
+
+    Args:
+        what: what rows are called in messages, the name of the file that they were read from.
 
     Raises:
         DataError: a row without id, with a value that the kind does not have, or an id that comes twice.
     """
     if not isinstance(source, str | Path | Mapping):
         source = [row.row() if isinstance(row, Verdict) else row for row in source]
-    where = str(source) if is_path(source) else "verdicts"
+    where = str(source) if is_path(source) else what
     found = [_verdict(row, kind, f"{where}, row {number}") for number, row in enumerate(load_rows(source, where), 1)]
-    refuse_duplicates((verdict.id for verdict in found), where)
+    refuse_repeated_rows(((verdict.place, verdict.id) for verdict in found), where)
     return {verdict.id: verdict for verdict in found}
+
+
+def verdicts_name(source: object) -> str:
+    """What a source of verdicts is called in messages."""
+    return str(source) if is_path(source) else "verdicts"
 
 
 def content_hash(sample: EvalSample, *answers: str) -> str:
@@ -100,7 +113,7 @@ def _verdict(row: Row, kind: VerdictKind, where: str) -> Verdict:
         if not isinstance(row.get(name), str | None):
             raise DataError(f"{where}: {name} is {row[name]!r:.60}; expected text")
     judged, both, why = row.get("judged"), row.get("same_judged"), row.get("same_error")
-    return replace(found, judged=judged, same_judged=both, same_error=why)
+    return replace(found, judged=judged, same_judged=both, same_error=why, place=where)
 
 
 def _value(row: Row, kind: VerdictKind, where: str) -> Verdict:
@@ -139,7 +152,11 @@ def usable(verdicts: Verdicts, asked: Sequence[str]) -> tuple[dict[str, Verdict]
     """
     known = set(asked)
     if unknown := [name for name in verdicts if name not in known]:
-        raise DataError(f"{len(unknown)} verdicts have an id that no question has: {first_ids(unknown)}")
+        place = verdicts[unknown[0]].place
+        raise DataError(
+            f"{place + ': ' if place else ''}{len(unknown)} verdicts have an id that no question has: "
+            f"{first_ids(unknown)}"
+        )
     good = {name: verdicts[name] for name in asked if name in verdicts and verdicts[name].error is None}
     missing = [name for name in asked if name not in good]
     if len(missing) > MAX_MISSING_SHARE * len(asked):
@@ -165,9 +182,11 @@ def usable_on(
     """
     others = [sample.id for sample, text in pairs if _is_on_other(verdicts.get(sample.id), sample, text, first or {})]
     if others:
+        place = verdicts[others[0]].place
         raise DataError(
-            f"{len(others)} of {len(verdicts)} verdicts were given on other answers or questions than these: "
-            f"{first_ids(others)}; judge these answers with mmpref judge: what its --cache holds is not paid for again"
+            f"{place + ': ' if place else ''}{len(others)} of {len(verdicts)} verdicts were given on other answers or "
+            f"questions than these: {first_ids(others)}; judge these answers with mmpref judge: what its --cache holds "
+            "is not paid for again"
         )
     return usable(verdicts, [sample.id for sample, _ in pairs])
 

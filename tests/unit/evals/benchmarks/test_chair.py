@@ -217,7 +217,7 @@ def test_no_mention_leaves_chair_i_undefined():
 def test_order_of_captions_does_not_matter_and_ids_must_fit():
     texts = captions("A man with a dog.", "A dog.", "A bird.")
     assert score("chair", TRUTH, texts, synonyms=LIST) == score("chair", TRUTH, texts[::-1], synonyms=LIST)
-    with pytest.raises(DataError, match="appear more than once: '1'"):
+    with pytest.raises(DataError, match="appear more than once: '1'; '1' is in answers, row 1 and answers, row 4"):
         score("chair", TRUTH, [*texts, texts[0]], synonyms=LIST)
     with pytest.raises(DataError, match="an id that no question has: '9'"):
         score("chair", TRUTH, [{"id": 9, "text": ""}], synonyms=LIST)

@@ -133,9 +133,9 @@ def test_the_result_file_of_the_script_brings_its_own_verdicts(tmp_path):
 
 
 def test_rows_that_are_no_questions_are_refused():
-    with pytest.raises(DataError, match="question 1: no visual_input"):
+    with pytest.raises(DataError, match="questions, row 1: no visual_input"):
         score("hallusionbench", [{k: v for k, v in ROWS[0].items() if k != "visual_input"}], [])
-    with pytest.raises(DataError, match="gt_answer 0 or 1"):
+    with pytest.raises(DataError, match="expected 0 for no or 1 for yes"):
         score("hallusionbench", [{**ROWS[0], "gt_answer": "yes"}], [])
 
 

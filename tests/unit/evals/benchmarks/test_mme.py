@@ -93,8 +93,8 @@ def test_rows_of_the_tools_are_matched_by_subtask_image_and_question():
     ("change", "message"),
     [
         ({"category": "colour"}, "MME has no subtask 'colour'"),
-        ({"answer": "maybe"}, "the label is 'maybe'"),
-        ({"image": "c.jpg"}, "another number: 'existence/c.jpg', 'existence/a.jpg'"),
+        ({"answer": "maybe"}, "questions, row 1: answer is 'maybe'"),
+        ({"image": "c.jpg"}, "row 1: existence/c.jpg has 1 question, and MME asks two"),
         ({"question": None}, "question is missing or not text"),
     ],
 )

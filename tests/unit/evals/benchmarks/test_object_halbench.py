@@ -81,7 +81,7 @@ def test_the_ground_truth_may_come_apart():
     truth = {str(row["image_id"]): row["objects"] for row in ITEMS}
     apart = score("object_halbench", bare, ANSWERS, synonyms=LIST, truth=truth)
     assert values(apart) == values(score("object_halbench", ITEMS, ANSWERS, synonyms=LIST))
-    with pytest.raises(ConfigError, match="item 1 has no ground truth: pass truth=FILE"):
+    with pytest.raises(ConfigError, match="items, row 1 has no ground truth: pass truth=FILE"):
         score("object_halbench", bare, ANSWERS, synonyms=LIST)
     with pytest.raises(DataError, match="the ground truth has no image '3'"):
         score("object_halbench", bare, ANSWERS, synonyms=LIST, truth={"1": [], "2": []})

@@ -111,7 +111,7 @@ def test_order_of_answers_does_not_matter():
     ("ids", "message"),
     [
         ([1, 2], r"1 of 3 questions have no answer: '3'"),
-        ([1, 2, 3, 2], r"answers: 1 ids appear more than once: '2'"),
+        ([1, 2, 3, 2], r"answers: 1 ids appear more than once: '2'; '2' is in answers, row 2 and answers, row 4"),
         ([1, 2, 3, 17], r"1 of 4 answers have an id that no question has: '17'"),
         ([1, 2, 3, 4, 5, 6, 7, 8], r"'4', '5', '6' and 2 more"),
     ],
@@ -123,7 +123,7 @@ def test_missing_duplicate_and_unknown_ids_are_named(ids, message):
 
 
 def test_duplicate_question_ids_are_refused():
-    with pytest.raises(DataError, match="questions: 1 ids appear more than once"):
+    with pytest.raises(DataError, match="questions, row 2: id '1' stands in questions, row 1 too"):
         score("pope", [question(1, "yes"), question(1, "no")], [{"id": 1, "text": "yes"}])
 
 
@@ -209,9 +209,9 @@ def test_names_and_options_that_are_unknown_are_refused_with_the_nearest():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question_id": 1, "image": "a", "text": "?"}, "'label' is missing"),
+        ({"question_id": 1, "image": "a", "text": "?"}, "row 1: label is missing"),
         ({"question_id": 1, "image": "a", "text": "?", "label": "maybe"}, "label is 'maybe'"),
-        ({"image": "a", "text": "?", "label": "yes"}, "question 1: no id"),
+        ({"image": "a", "text": "?", "label": "yes"}, "questions, row 1: no id"),
     ],
 )
 def test_bad_question_rows_are_named(row, message):

@@ -52,7 +52,7 @@ def test_pairs_may_have_the_format_of_another_suite(tmp_path):
     (tmp_path / "swift.jsonl").write_text(json.dumps(swift) + "\n")
     assert [sample.id for sample in load_samples("preference", tmp_path / "swift.jsonl")] == ["swift:1"]
     (tmp_path / "odd.jsonl").write_text(json.dumps(swift) + "\n" + json.dumps({"id": "x", "better": "A dog."}) + "\n")
-    with pytest.raises(DataError, match=r"odd.jsonl:2: a row with the keys better, id fits no known format"):
+    with pytest.raises(DataError, match=r"odd.jsonl, row 2: a row with the keys better, id fits no known format"):
         load_samples("preference", tmp_path / "odd.jsonl")
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_pair_or_no_number_is_refused():
     demonstration = {key: value for key, value in PAIRS[0].items() if key != "rejected"}
     with pytest.raises(DataError, match="'p0' has no rejected answer"):
         score("preference", [demonstration], [])
-    with pytest.raises(DataError, match="pair 'p0': expected numbers"):
+    with pytest.raises(DataError, match="answers, row 1: expected numbers"):
         score("preference", PAIRS[:1], [{"id": "p0", "text": "The first one."}])
 
 

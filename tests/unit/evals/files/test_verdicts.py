@@ -46,7 +46,7 @@ def test_a_bad_row_is_named(kind, row, message):
 
 
 def test_an_id_twice_is_refused():
-    with pytest.raises(DataError, match="1 ids appear more than once: '1'"):
+    with pytest.raises(DataError, match=r"1 ids appear more than once: '1'; .* verdicts, row 1 and verdicts, row 2"):
         read_verdicts([{"id": 1, "score": 1}, {"id": "1", "score": 2}], "score")
 
 
