@@ -262,10 +262,10 @@ def _item(sample: EvalSample, text: str, protocol: PopeProtocol) -> Item:
     }
     if POPE_LABEL in sample.meta:
         item[POPE_LABEL] = sample.meta[POPE_LABEL]
-    if sample.target is not None:
-        label = protocol.label(sample.target)
-        item |= {"label": label, "correct": read == label}
-    return item
+    if sample.target is None:
+        return {**item, "missing": True}  # no label to compare with, so the item is in the numbers of POPE alone
+    label = protocol.label(sample.target)
+    return {**item, "label": label, "correct": read == label}
 
 
 def _changes(samples: Sequence[EvalSample]) -> tuple[str, ...]:

@@ -65,6 +65,18 @@ def test_both_labels_by_hand():
     )
 
 
+def test_answers_to_removed_questions_raise_no_warning():
+    """Fifteen of twenty questions are removed, and one word is the right answer to them."""
+    rows = [
+        {"question_id": n, "image": f"{n}.jpg", "text": f"Is there a thing {n} in the image?", "label": label}
+        for n, label in enumerate(["yes", "no"] * 10, 1)
+    ]
+    answers = texts(*(row["label"] for row in rows))
+    kept = [row for row in rows if row["question_id"] > 15]
+    found = score("repope", kept, answers, resamples=20, pope=rows)
+    assert (found.n, found.metrics["pope_accuracy"], found.warnings) == (5, 1, ())
+
+
 def test_answers_to_removed_questions_are_left_out_and_counted():
     answers = texts("Yes", "Yes", "Yes", "No")
     with_them, without = run(answers), run([answers[0], *answers[2:]])
