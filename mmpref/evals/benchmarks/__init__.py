@@ -13,6 +13,7 @@ from mmpref.evals.benchmarks.dash_b import DASH_B
 from mmpref.evals.benchmarks.hallusionbench import HALLUSIONBENCH
 from mmpref.evals.benchmarks.mme import MME
 from mmpref.evals.benchmarks.mmhal import MMHAL
+from mmpref.evals.benchmarks.naturalbench import NATURALBENCH
 from mmpref.evals.benchmarks.object_halbench import OBJECT_HALBENCH
 from mmpref.evals.benchmarks.pope import POPE
 from mmpref.evals.benchmarks.preference import PREFERENCE
@@ -29,6 +30,7 @@ _ALL: tuple[Benchmark[Any], ...] = (
     OBJECT_HALBENCH,
     REPOPE,
     DASH_B,
+    NATURALBENCH,
     PREFERENCE,
     WIN_RATE,
 )

@@ -121,11 +121,19 @@ def _vlmevalkit_hallusionbench(sample: EvalSample, text: str) -> Row:
     return {**row, "index": "_".join(meta[name] for name in names), "l2-category": kind}
 
 
+def _vlmevalkit_naturalbench(sample: EvalSample, text: str) -> Row:
+    """VLMEvalKit counts all questions, four to a group; without a number for a group the id stays."""
+    group, place = sample.meta["group"], sample.meta["place"]
+    row = _table_row(sample, text, type=sample.meta["type"])
+    return {**row, "index": 4 * int(group) + 2 * int(place[1]) + int(place[4]) if group.isdecimal() else sample.id}
+
+
 _VLMEVALKIT: Mapping[str, RowOf] = {
     "pope": lambda sample, text: _table_row(sample, text, category=sample.meta["split"] or "pope"),
     "mme": lambda sample, text: _table_row(sample, text, category=sample.meta["category"]),
     "amber": lambda sample, text: _table_row(sample, text, category=sample.meta["type"]),
     "hallusionbench": _vlmevalkit_hallusionbench,
+    "naturalbench": _vlmevalkit_naturalbench,
 }
 Asks: TypeAlias = tuple[Callable[[EvalSample], bool], str]
 _ALL: Asks = (lambda sample: True, "")

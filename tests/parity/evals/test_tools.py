@@ -44,6 +44,14 @@ def test_repope_equals_the_script_under_the_labels_of_both(options):
     assert len(expected) == (30 if options else 15)
 
 
+@pytest.mark.parametrize("protocol", ["official", "lmms_eval", "vlmevalkit"])
+def test_naturalbench_equals_the_scripts(protocol):
+    case = load("naturalbench")
+    assert len(case["answers"]) >= 300
+    found = score("naturalbench", case["questions"], case["answers"], protocol, resamples=20)
+    check(found, case["expected"][protocol])
+
+
 def test_dash_b_equals_the_script():
     case = load("dash_b")
     assert len(case["answers"]) >= 300

@@ -33,4 +33,15 @@ def arguments(name, tmp_path):
     return questions, case["answers"], options
 
 
-NAMES = ("pope", "chair", "amber", "hallusionbench", "mme", "mmhal", "object_halbench", "repope", "dash_b")
+NAMES = (
+    "pope",
+    "chair",
+    "amber",
+    "hallusionbench",
+    "mme",
+    "mmhal",
+    "object_halbench",
+    "repope",
+    "dash_b",
+    "naturalbench",
+)

@@ -51,6 +51,14 @@ def sources(tmp_path):
         "question_type": "attribute", "question_topic": "outdoor", "image_id": "x", "image_src": "https://h/1_o.jpg",
         "image_content": ["Bench"], "question": "What colour is it?", "gt_answer": "Red.",
     }  # fmt: skip
+    natural = [
+        {"Index": 0, "Question_0": "Is the cat black?", "Question_1": "Is the cat white?", "Question_Type": "yes_no",
+         "Image_0_Question_0": "Yes", "Image_1_Question_0": "No",
+         "Image_0_Question_1": "No", "Image_1_Question_1": "Yes"},
+        {"Index": 1, "Question_0": "What is it?\nOption: A:cat; B:dog;", "Question_1": "Where?\nOption: A:in; B:out;",
+         "Question_Type": "multiple_choice", "Image_0_Question_0": "A", "Image_1_Question_0": "B",
+         "Image_0_Question_1": "B", "Image_1_Question_1": "A", "Image_0": "a.jpg", "Image_1": "b.jpg"},
+    ]  # fmt: skip
     dash_b = [
         {"question_id": 1, "img_id": "1.png", "object": "dog", "answer": "no"},
         {"question_id": 2, "img_id": "2.png", "object": "dog", "answer": "yes"},
@@ -65,6 +73,7 @@ def sources(tmp_path):
         "object_halbench": ([{"image_id": 42, "question": "Describe it.", "objects": ["dog"]}], {}),
         "repope": ([{"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "no"}], {}),
         "dash_b": (dash_b, {}),
+        "naturalbench": (natural, {}),
         "preference": ([PAIR], {}),
         "win_rate": ([{"instruction": "Say hi.", "output": "hi"}], {}),
     }

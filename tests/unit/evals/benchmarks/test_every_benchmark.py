@@ -111,7 +111,7 @@ def test_one_answer_to_everything_gives_a_result_under_every_protocol(name, word
 
 READ_BY_RULE = {
     "pope": "accuracy", "amber": "accuracy", "mme": "perception", "hallusionbench": "a_acc", "repope": "accuracy",
-    "dash_b": "harmonic_mean",
+    "dash_b": "harmonic_mean", "naturalbench": "group_accuracy",
 }  # fmt: skip
 
 
@@ -302,6 +302,7 @@ ASKED = {
     "object_halbench": ("Describe it.", 1024),
     "repope": ("Is there a cat in the image?", 64),
     "dash_b": ("Can you see a tent in this image? Please answer only with yes or no.", 64),
+    "naturalbench": ("Is thing 0 red?Please answer Yes or No.", 128),
 }
 
 

@@ -17,7 +17,7 @@ ROUND_TRIPS = [
         (name, "official", "json")
         for name in ("chair", "amber", "hallusionbench", "mmhal", "object_halbench", "dash_b")
     ),
-    *((name, "vlmevalkit", end) for name in ("pope", "mme") for end in ("tsv", "xlsx")),
+    *((name, "vlmevalkit", end) for name in ("pope", "mme", "naturalbench") for end in ("tsv", "xlsx")),
 ]
 
 
@@ -249,7 +249,11 @@ def test_without_openpyxl_the_message_says_what_to_install(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("name", "to", "message"),
     [
-        ("chair", "vlmevalkit", "no vlmevalkit layout for chair; it exists for pope, mme, amber, hallusionbench"),
+        (
+            "chair",
+            "vlmevalkit",
+            "no vlmevalkit layout for chair; it exists for pope, mme, amber, hallusionbench, naturalbench",
+        ),
         ("pope", "alpaca_eval", "no alpaca_eval layout for pope; it exists for win_rate"),
         ("pope", "lmms-eval", "did you mean 'lmms_eval'"),
     ],
@@ -368,7 +372,7 @@ def test_half_an_emoji_in_an_answer_stops_nothing(name, tmp_path):
     found = score(name, questions, tmp_path / "cut.jsonl", resamples=20, **options)
     write_items(tmp_path / "items.jsonl", found)
     for to, end in (("jsonl", "jsonl"), ("llava", "jsonl"), ("lmms_eval", "jsonl"), ("official", "json")):
-        if to == "official" and name in ("pope", "repope"):  # has no ids, or is no file
+        if to == "official" and name in ("pope", "repope", "naturalbench"):  # has no ids, or is no file
             continue
         out = tmp_path / (to if (name, to) == ("mme", "official") else f"{to}.{end}")
         export_answers(name, questions, cut, to, out)
