@@ -50,6 +50,9 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     """
     prompt = choose(str(options["prompt"]), PROMPTS, "prompt")
     rows = _rows(source)
+    without = [where for where, row in rows if not any(as_id(row.get(key)) is not None for key in _INDEX_KEYS)]
+    if without and len(without) < len(rows):
+        raise DataError(f"{without[0]}: Index is missing or no whole number, and other rows have one")
     paired = any("Question_0" in row for _, row in rows)
     groups = list(_groups_of_rows(rows) if paired else _groups_of_four(rows))
     refuse_repeated_ids(((where, group) for group, fours in groups for where, _ in fours[:1]), "group")

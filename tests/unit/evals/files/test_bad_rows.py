@@ -62,7 +62,10 @@ def test_a_question_that_stands_in_two_rows(name, tmp_path):
     assert f"{file}, row 1" in str(err.value)
 
 
-LABELS = {"pope": "label", "mme": "answer", "hallusionbench": "gt_answer", "repope": "label", "dash_b": "answer"}
+LABELS = {
+    "pope": "label", "mme": "answer", "hallusionbench": "gt_answer", "repope": "label", "dash_b": "answer",
+    "naturalbench": "Image_0_Question_0",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("label", ["Maybe", 1.5, True, None, "", ["yes"], {"a": 1}])
@@ -100,6 +103,7 @@ NEEDED = {
     "win_rate": ("prompt",),
     "repope": ("question_id", "image", "text", "label"),
     "dash_b": ("question_id", "object", "answer"),
+    "naturalbench": ("Index", "Question_0", "Question_1", "Image_1_Question_0", "Question_Type"),
 }
 
 
