@@ -10,6 +10,7 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.evals.benchmarks.judge_tasks import JUDGED, official_judge
 from mmpref.evals.files.asked import model_of_answers
 from mmpref.evals.text.revision import READING_REVISION
+from mmpref.files.hashes import content_hashes
 from mmpref.files.reading import read_json, refuse_written_over
 from mmpref.files.writing import json_text, replacing, write_json
 from mmpref.generation.answer_log import ITEMS, SETTINGS
@@ -56,15 +57,17 @@ def write_scored(out: Path, result: TaskResult, *, inputs: Sequence[Path] = (), 
 
     Args:
         out: a file, where it has a suffix; else a folder.
-        inputs: what was read for the result, which is not written over.
+        inputs: what was read for the result: it is not written over, and the sha256 of each file stands in the result.
 
     Raises:
         ConfigError: ``out`` is an input, an evaluation that a model answered, or asks for a table.
         CheckpointError: a file cannot be written.
     """
     file, items = refuse_unwritable_result(out, inputs)
+    hashes = content_hashes(sorted({path for path in inputs if path.is_file()}), DataError)
+    read = {"inputs": {str(path): digest for path, digest in hashes.items()}} if hashes else {}
     write_items(items, result)
-    write_json(file, {**result_content(result, **more), "items": items.name})
+    write_json(file, {**result_content(result, **more), **read, "items": items.name})
 
 
 def refuse_unwritable_result(out: Path, inputs: Sequence[Path]) -> tuple[Path, Path]:

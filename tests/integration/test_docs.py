@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -13,6 +16,7 @@ import yaml
 from mmpref.cli.main import app, main
 from mmpref.recipe.loading import load_recipe
 from mmpref.version import __version__
+from tests.integration.conftest import Place
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,3 +76,67 @@ def test_the_demo_page_s_steps_by_hand_work_on_a_demo(
     assert (tmp_path / "by_hand.html").stat().st_size > 10_000
     made = (tmp_path / "by_hand" / "model" / "model.safetensors").read_bytes()
     assert made == (tmp_path / "mmpref-demo" / "runs" / "uni_dpo" / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_checkpoint_and_saved_answers_are_scored_again_as_the_page_says(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _lay_out_coco(tmp_path, place)
+    for words in commands(ROOT / "docs" / "rescoring.md"):
+        said = main(words)
+        err = capsys.readouterr().err
+        # a model that learnt nothing says nothing that can be read
+        assert said == 0 or (said == 8 and "rescored" in str(words) and "answers" in err), f"{words}: {err}"
+    table = (tmp_path / "both.md").read_text(encoding="utf-8")
+    rows = [line for line in table.splitlines() if line.startswith(("| Published", "| Checkpoint"))]
+    assert [row.count("|") for row in rows] == [rows[0].count("|")] * 2
+    assert "CHAIR" in table
+    assert "100.0<br>[29.2, 100.0] | 100.0" in rows[0]  # their accuracy and F1 on three images
+    assert "undefined" in rows[1]
+    for name in ("rescored.html", "rescored.tex", "both.html"):
+        assert (tmp_path / name).stat().st_size > 1000
+    again = json.loads((tmp_path / "rescored_again" / "pope" / "results.json").read_text(encoding="utf-8"))
+    first = json.loads((tmp_path / "rescored" / "pope" / "results.json").read_text(encoding="utf-8"))
+    assert again["metrics"] == first["metrics"]
+    assert again["reader"] == first["reader"]
+    assert len(again["inputs"]) == 4
+    assert all(len(digest) == 64 for digest in again["inputs"].values())
+
+
+def _lay_out_coco(root: Path, place: Place) -> None:
+    """The files that docs/rescoring.md names, with three images of the demo's world."""
+    shutil.copytree(place.model, root / "llava-hf" / "llava-1.5-7b-hf")
+    names = {number: f"COCO_val2014_{number:012d}.jpg" for number in (1, 2, 3)}
+    (root / "val2014").mkdir()
+    for drawn, name in zip(sorted((place.world.root / "images").iterdir()), names.values(), strict=False):
+        shutil.copy(drawn, root / "val2014" / name)
+    (root / "POPE" / "output" / "coco").mkdir(parents=True)
+    (root / "theirs").mkdir()
+    for split, thing in (("random", "dog"), ("popular", "cat"), ("adversarial", "cup")):
+        rows = [
+            {
+                "question_id": n,
+                "image": name,
+                "text": f"Is there a {thing} in the image?",
+                "label": ("yes", "no")[n % 2],
+            }
+            for n, name in names.items()
+        ]
+        _write(root / "POPE" / "output" / "coco" / f"coco_pope_{split}.json", rows)
+        answers = [{"question_id": row["question_id"], "text": f"{row['label']}."} for row in rows]
+        _write(root / "theirs" / f"coco_pope_{split}.jsonl", answers)
+    images = [{"id": number, "file_name": name} for number, name in names.items()]
+    objects = {"images": images, "categories": [{"id": 18, "name": "dog"}]}
+    objects["annotations"] = [{"image_id": number, "category_id": 18} for number in names]
+    said = {"images": images, "annotations": [{"image_id": number, "caption": "A dog on a chair."} for number in names]}
+    (root / "instances_val2014.json").write_text(json.dumps(objects), encoding="utf-8")
+    (root / "captions_val2014.json").write_text(json.dumps(said), encoding="utf-8")
+    _write(root / "chair-500.jsonl", [{"image_id": n, "text": "Please describe this image in detail."} for n in names])
+    _write(
+        root / "theirs" / "captions.jsonl", [{"image_id": number, "caption": "A dog and a cat."} for number in names]
+    )
+
+
+def _write(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

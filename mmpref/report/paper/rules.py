@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from mmpref.evals.benchmarks import BENCHMARKS
 from mmpref.report.evaluation import Evaluation
 
+_OURS = "mmpref"
+"""The protocol whose readers change; the others are as frozen as the tools that they follow."""
 _JUDGED, _NO_JUDGE = "judged by ", "no judge"
 """How the notes of a result begin that say who judged the answers."""
 
@@ -29,7 +31,7 @@ class Rules:
     def named(self, others: Sequence[Rules]) -> str:
         """The protocol as a heading names it, with what else tells it from ``others``."""
         words = [self.protocol]
-        if len({other.reader for other in others}) > 1:
+        if len({other.reader for other in others if other.protocol == self.protocol}) > 1:
             words.append(f"reader {self.reader}" if self.reader else "reader not recorded")
         words += [self.setting] if self.setting else []
         words += [self.judge] if len({other.judge for other in others}) > 1 and self.judge else []
@@ -44,7 +46,7 @@ def rules_of(found: Evaluation) -> Rules:
     return Rules(
         found.benchmark,
         found.protocol,
-        "" if revision is None else str(revision),
+        "" if revision is None or found.protocol != _OURS else str(revision),
         setting if isinstance(setting, str) else "",
         _judge(found),
     )

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isclose
+from pathlib import PurePath
 from typing import Literal, TypeAlias
 
 from mmpref.evals.benchmarks import BENCHMARKS
 from mmpref.report.benchmarks import Better, direction
 from mmpref.report.cells import Cell, Unit
 from mmpref.report.differences import paired_differences
-from mmpref.report.evaluation import Evaluation
+from mmpref.report.evaluation import Evaluation, Row
 from mmpref.report.flags import yes_flag
 from mmpref.report.notes import notes_of_result
 from mmpref.report.paper.columns import UNPARSED, YES_RATIO, Wanted, all_parts, wanted_columns
@@ -202,8 +203,7 @@ def _group(
     splits = list(dict.fromkeys(str(item["split"]) for m in group for item in m.evaluation.items if item.get("split")))
     if len(splits) > 1:
         common = (*common, f"all questions of {len(splits)} splits together: {', '.join(splits)}")
-    if limits := _other_lengths(group, [model.name for model in models]):
-        common = (*common, limits)
+    common = (*common, *_other_settings(group, [model.name for model in models]))
     counts = {member.n for member in group if member.n is not None}
     return Group(
         benchmark=wanted.benchmark,
@@ -223,18 +223,39 @@ def _metrics(member: Answered) -> list[str]:
     return [str(name) for name in given] if isinstance(given, Mapping) else []
 
 
-def _other_lengths(group: Sequence[Answered], names: Sequence[str]) -> str:
-    """That the answers had different limits of new tokens: longer descriptions name more and make up more."""
-    by_limit: dict[str, list[str]] = {}
+def _other_settings(group: Sequence[Answered], names: Sequence[str]) -> list[str]:
+    """In what else the results of one column differ: the limit of new tokens (longer descriptions name more and make up
+    more), and options such as a list of words."""
+    limits: dict[str, list[str]] = {}
+    options: dict[str, list[str]] = {}
     for member in group:
-        settings = member.evaluation.results.get("settings")
-        limit = settings.get("max_new_tokens") if isinstance(settings, Mapping) else None
-        if limit is not None:
-            by_limit.setdefault(str(limit), []).append(names[member.place])
-    if len(by_limit) < 2:
-        return ""
-    shown = "; ".join(f"{limit} for {', '.join(own)}" for limit, own in by_limit.items())
-    return f"the answers had different limits of new tokens: {shown}"
+        results, name = member.evaluation.results, names[member.place]
+        settings = results.get("settings")
+        if isinstance(settings, Mapping) and (limit := settings.get("max_new_tokens")) is not None:
+            limits.setdefault(str(limit), []).append(name)
+        if (given := _options(results)) is not None:
+            options.setdefault(" ".join(given) or "none", []).append(name)
+
+    def differ(found: Mapping[str, Sequence[str]]) -> str:
+        return "; ".join(f"{words} for {', '.join(own)}" for words, own in found.items()) if len(found) > 1 else ""
+
+    told = {
+        "the answers had different limits of new tokens": differ(limits),
+        "other options were given": differ(options),
+    }
+    return [f"{what}: {words}" for what, words in told.items() if words]
+
+
+def _options(results: Row) -> list[str] | None:
+    """The options by which a result was made, files by their names; not the verdicts, which every model has its own of.
+    None where they are not recorded."""
+    for key in ("asked", "scored"):
+        given = results.get(key)
+        found = given.get("options") if isinstance(given, Mapping) else None
+        if isinstance(found, list):
+            parts = [str(option).partition("=") for option in found]
+            return sorted(f"{name}={PurePath(value).name}" for name, _, value in parts if name != "verdicts")
+    return None
 
 
 class _Comparisons:
@@ -280,9 +301,15 @@ def _cell(name: str, unit: Unit, member: Answered | None) -> PaperCell:
             Cell(unit=unit, value=None, note="undefined"), footnotes=(f"{name}: {reason or 'no reason given'}",)
         )
     notes: tuple[str, ...] = ()
-    if name == YES_RATIO and (flag := yes_flag(value, None)):
+    if name == YES_RATIO and not _is_warned_of_one_answer(found) and (flag := yes_flag(value, None)):
         notes = (f"{flag.words}: {flag.why}",)
     return PaperCell(Cell(unit=unit, value=value, interval=found.interval(name)), footnotes=notes)
+
+
+def _is_warned_of_one_answer(found: Evaluation) -> bool:
+    warnings = found.results.get("warnings")
+    rows = warnings if isinstance(warnings, list) else []
+    return any(isinstance(row, Mapping) and row.get("code") == "one_answer" for row in rows)
 
 
 def _share_of_yes(found: Evaluation) -> float | None:

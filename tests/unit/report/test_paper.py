@@ -213,11 +213,26 @@ def test_a_split_of_many_is_compared_with_the_split_alone(tmp_path):
     assert lines["both", "accuracy"]["part"] == "random"
 
 
-def test_different_limits_of_new_tokens_and_judges_are_told(tmp_path):
+def test_different_limits_of_new_tokens_and_options_are_told(tmp_path):
     chair(tmp_path / "a", made_up=(1,), settings={"model": "m/one", "max_new_tokens": 64})
     chair(tmp_path / "b", made_up=(2,), settings={"model": "m/two", "max_new_tokens": 512})
     text = run(tmp_path / "a", tmp_path / "b", out=tmp_path / "t.md")
     assert "the answers had different limits of new tokens: 64 for m/one; 512 for m/two" in text
+    chair(tmp_path / "c", made_up=(1,), scored={"answers": [], "options": ["synonyms=lists/ours.txt", "verdicts=a"]})
+    chair(tmp_path / "d", made_up=(2,), scored={"answers": [], "options": ["verdicts=b"]})
+    text = run(tmp_path / "c", tmp_path / "d", out=tmp_path / "t.md")
+    assert "other options were given: synonyms=ours.txt for c; none for d" in text
+
+
+def test_verdicts_of_other_judges_have_columns_of_their_own(tmp_path):
+    for name, judge in (("a", "gpt-4-0314"), ("b", "other"), ("c", "gpt-4-0314")):
+        chair(tmp_path / name, made_up=(1,))
+        file = tmp_path / name / "results.json"
+        result = json.loads(file.read_text())
+        file.write_text(json.dumps(result | {"benchmark": "mmhal", "notes": [f"judged by {judge}"]}))
+    table = paper_table(load_models([str(tmp_path / name) for name in "abc"])[0])
+    assert [group.protocol for group in table.groups] == ["mmpref, judged by gpt-4-0314", "mmpref, judged by other"]
+    assert [member is not None for member in table.groups[0].members] == [True, False, True]
 
 
 # --- what may not be left out -----------------------------------------------------------------------------------------
@@ -238,11 +253,13 @@ def test_chair_never_stands_without_recall_and_length_nor_yes_or_no_without_the_
 
 
 def test_what_a_result_warns_of_is_a_footnote(tmp_path):
-    always_yes = [row["question_id"] for row in pope_questions(30) if row["label"] == "no"]
-    pope(tmp_path / "a", wrong=always_yes)
+    pope(tmp_path / "a", wrong=[row["question_id"] for row in pope_questions(24) if row["label"] == "no"])
+    pope(tmp_path / "c", wrong=[row["question_id"] for row in pope_questions(30) if row["label"] == "no"])
     pope(tmp_path / "b", wrong=(), unread=range(4))
-    text = run(tmp_path / "a", tmp_path / "b", out=tmp_path / "t.md")
-    assert "one answer: 100 % of the answers are yes" in text
+    text = run(tmp_path / "a", tmp_path / "b", tmp_path / "c", out=tmp_path / "t.md")
+    assert "one answer: 90 % of the answers are yes" in text
+    assert "WARNING: 30 of 30 (100.0%) of the answers that could be read are 'yes'" in text
+    assert "one answer: 100 %" not in text  # said already
     assert re.search(r"\d\. .*could not be read", text)
     assert "<sup>" in text
     page = run(tmp_path / "a", tmp_path / "b", out=tmp_path / "t.html")
