@@ -18,6 +18,9 @@ chair_i undefined (the official script stops with an error). Say chair_s and cha
 mean_length: a caption that says nothing hallucinates nothing. Under ``mmpref`` an empty caption lowers recall and is in
 no other number; the other protocols count it as a caption without hallucination. ``lmms_eval`` differs from
 ``official`` in how words are made singular ("bus" is seen).
+
+``mmpref`` counts what a caption says to be in the picture (docs/reading_captions.md): not "no dog", "might be a dog",
+"a statue of a dog" or "a dog park". Such words are in ``not_counted`` of each item, with why.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from mmpref.evals.text.objects import (
     Extractor,
     MakeExtractor,
     Mention,
+    NotCounted,
     count_words,
     extract_lmms_eval,
     extract_mmpref,
@@ -188,15 +192,16 @@ def grade(
 def _item(sample: EvalSample, text: str, extract: Extractor, vocabulary: Vocabulary) -> Item:
     names, captions = sample.target
     truth = true_objects(names, captions, extract, vocabulary)
-    mentions = extract(text)
-    said = {mention.object for mention in mentions}
+    reading = extract.read(text)
+    said = {mention.object for mention in reading.mentions}
     return {
         "id": sample.id,
         "image": sample.meta["image"],
         "text": text,
         "num_words": count_words(text),
         "counted": True,
-        "mentions": [_mention(mention, truth) for mention in mentions],
+        "mentions": [_mention(mention, truth) for mention in reading.mentions],
+        "not_counted": [_not_counted(words) for words in reading.not_counted],
         "objects": sorted(truth),
         "hallucinated": sorted(said - truth),
         "missing": sorted(truth - said),
@@ -210,6 +215,15 @@ def _mention(mention: Mention, truth: set[str]) -> dict[str, Any]:
         "position": mention.position,
         "span": list(mention.span) if mention.span else None,
         "hallucinated": mention.object not in truth,
+    }
+
+
+def _not_counted(words: NotCounted) -> dict[str, Any]:
+    return {
+        "word": words.word,
+        "object": words.object,
+        "span": list(words.span) if words.span else None,
+        "why": words.why,
     }
 
 

@@ -2,41 +2,40 @@
 
 ``official`` follows LisaAnne/Hallucination ``utils/chair.py``: tokens as nltk cuts them, singular forms as the library
 ``pattern`` makes them (so "bus" is never seen), a fixed set of word pairs joined from left to right, and the spacing of
-the synonym list taken literally. ``lmms_eval`` is the same with proper singular forms. ``mmpref`` keeps the rules that
-carry meaning and drops the accidents: every entry of several words in the list is joined, longest first ("motor bike",
-"stove top oven" once), "bus" counts, words that touch a slash, dash or unicode mark are seen.
+the synonym list taken literally. ``lmms_eval`` is the same with proper singular forms. ``mmpref``
+(``caption_objects.py``) drops the accidents: every entry of several words in the list is joined, longest first ("motor
+bike", "stove top oven" once), "bus" counts, words that touch a slash, dash or unicode mark are seen. And it counts what
+the caption says to be in the picture: not what it denies, supposes or shows on a poster, and no bus for a "bus stop".
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TypeAlias
 
+from mmpref.evals.text.caption_objects import extract_mmpref
+from mmpref.evals.text.caption_words import lower
+from mmpref.evals.text.joined_words import NO_OBJECT, QUALIFIED, TOILET
+from mmpref.evals.text.mentions import Extractor, MakeExtractor, Mention, NotCounted, Reading, Tokenize
 from mmpref.evals.text.singular import singular, singular_as_pattern
 from mmpref.evals.text.vocabulary import Vocabulary
 
+__all__ = [
+    "Extractor",
+    "MakeExtractor",
+    "Mention",
+    "NotCounted",
+    "Reading",
+    "Tokenize",
+    "count_words",
+    "extract_lmms_eval",
+    "extract_mmpref",
+    "extract_official",
+    "true_objects",
+]
 
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """One mention of an object: the word as matched, the object's name, its place.
-
-    ``position`` counts tokens from 0; ``span`` is the start and end character in the caption, None when the tokens came
-    from the caller.
-    """
-
-    word: str
-    object: str
-    position: int
-    span: tuple[int, int] | None
-
-
-Extractor: TypeAlias = Callable[[str], list[Mention]]
-Tokenize: TypeAlias = Callable[[str], Sequence[str]]
-"""Caption -> its words in the singular, in order."""
-MakeExtractor: TypeAlias = Callable[[Vocabulary, Tokenize | None], Extractor]
 _Cut: TypeAlias = Callable[[str], tuple[list[str], Callable[[int, int], tuple[int, int]] | None]]
 """Caption -> its words in the singular, and what gives the characters from one word to another, if that is known."""
 _Found: TypeAlias = tuple[str, int, int]  # a word or several as one, the place of the first, and how many
@@ -46,22 +45,6 @@ def true_objects(names: Iterable[str], captions: Iterable[str], extract: Extract
     """What an image has: annotated objects by their canonical name, and those that people mention in its captions."""
     mentioned = {mention.object for caption in captions for mention in extract(caption)}
     return {vocabulary.canonical(name) for name in names} | mentioned
-
-
-def extract_mmpref(vocabulary: Vocabulary, tokenize: Tokenize | None = None) -> Extractor:
-    """mmpref's text routine.
-
-    Args:
-        tokenize: replaces our tokens and singular forms by the caller's.
-    """
-    words = vocabulary.clean
-    longest: dict[str, int] = {pair.split()[0]: 2 for pair in (*_QUALIFIED, *_NO_OBJECT)}
-    for word in words:
-        first, *rest = word.split()
-        longest[first] = max(longest.get(first, 1), 1 + len(rest))
-    join = partial(_robust, words=words, longest=longest)
-    cut = partial(_cut, pattern=_WORD, bare=str, make_singular=singular)
-    return _extractor(cut if tokenize is None else _given(tokenize), join, words)
 
 
 def extract_official(vocabulary: Vocabulary, tokenize: Tokenize | None = None) -> Extractor:
@@ -94,14 +77,13 @@ def _given(tokenize: Tokenize) -> _Cut:
 
 
 def _extractor(cut: _Cut, join: Callable[[Sequence[str]], list[_Found]], words: Mapping[str, str]) -> Extractor:
-    def extract(caption: str) -> list[Mention]:
+    def read(caption: str) -> Reading:
         texts, span = cut(caption)
-        return _known(_without_toilet_seat(join(texts)), words, span)
+        return Reading(_known(_without_toilet_seat(join(texts)), words, span), [])
 
-    return extract
+    return Extractor(read)
 
 
-_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 _OFFICIAL_TOKEN = re.compile(r"[^\s,;:@#$%&?!()\[\]{}<>\"“”‘’«»`]+")
 _CONTRACTION = re.compile(r"(?:n't|'(?:s|m|d|ll|re|ve))?\Z")
 _WORD_CHARACTER = re.compile(r"\w")
@@ -116,7 +98,7 @@ def _cut(
     caption: str, pattern: re.Pattern[str], bare: Callable[[str], str], make_singular: Callable[[str], str]
 ) -> tuple[list[str], Callable[[int, int], tuple[int, int]]]:
     """The words of a caption in the singular, and a function that gives the characters from one word to another."""
-    found = list(pattern.finditer(_lower(caption)))
+    found = list(pattern.finditer(lower(caption)))
 
     def edges(index: int) -> tuple[int, int]:
         raw = found[index].group()
@@ -130,14 +112,6 @@ def _cut(
     return [make_singular(bare(match.group())) for match in found], span
 
 
-def _lower(caption: str) -> str:
-    """In lower case with every character in its place, because spans must fit the caption."""
-    lower = caption.lower()
-    if len(lower) == len(caption):
-        return lower
-    return "".join(small if len(small := char.lower()) == 1 else char for char in caption)
-
-
 @lru_cache(maxsize=50_000)
 def _without_marks(token: str) -> str:
     """A token of the script without full stops, quotes and an ending like that of "dog's"."""
@@ -146,16 +120,6 @@ def _without_marks(token: str) -> str:
 
 # --- rules of the paper's script that are not in the synonym list ----------------------------------------------------
 
-_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub")
-# a young or grown animal is not a person, a passenger train has no passenger in it, a toilet seat is no chair
-_QUALIFIED = {
-    **{f"{age} {animal}": animal for age in ("baby", "adult") for animal in _ANIMALS},
-    **{f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")},
-    "toilet seat": "toilet",
-}
-# joined and then known to no list, so that neither word counts
-_NO_OBJECT = ("home plate", "train track")
-_TOILET = "toilet"
 _OFFICIAL_UNJOINED = ("dining table", "stove top oven")
 
 
@@ -163,7 +127,7 @@ def _official_pairs(vocabulary: Vocabulary) -> dict[str, str]:
     """What the script joins: the list's own pairs but one, read with tidy spacing, and its special rules."""
     pairs = {word: word for word in vocabulary.clean if word.count(" ") == 1 and word not in _OFFICIAL_UNJOINED}
     special = {"bow tie": "tie", "wine glas": "wine glass"}
-    return pairs | _QUALIFIED | special | {pair: pair for pair in _NO_OBJECT}
+    return pairs | QUALIFIED | special | {pair: pair for pair in NO_OBJECT}
 
 
 def _official(
@@ -176,42 +140,15 @@ def _official(
         text, size = texts[index], 1
         if text in starts and index + 1 < len(texts) and (pair := f"{text} {texts[index + 1]}") in pairs:
             text, size = pairs[pair], 2
-        if text in words or text == _TOILET:
+        if text in words or text == TOILET:
             joined.append((text, index, size))
         index += size
     return joined
-
-
-def _robust(texts: Sequence[str], words: Mapping[str, str], longest: Mapping[str, int]) -> list[_Found]:
-    """``longest`` has, for every word that an entry or a rule begins with, the words of the longest one."""
-    joined: list[_Found] = []
-    index = 0
-    while index < len(texts):
-        text, size = texts[index], 1
-        if text in longest or "-" in text:
-            text, size = _longest_match(texts, index, words, longest.get(text, 1))
-            joined.append((text, index, size))
-        index += size
-    return joined
-
-
-def _longest_match(texts: Sequence[str], index: int, words: Mapping[str, str], longest: int) -> tuple[str, int]:
-    """The word at ``index``, joined with its followers when the list or a rule knows them as one, and how many."""
-    for size in range(min(longest, len(texts) - index), 1, -1):
-        text = " ".join(texts[index : index + size])
-        if text in words or text in _NO_OBJECT:
-            return text, size
-        if size == 2 and text in _QUALIFIED:
-            return _QUALIFIED[text], 2
-    text = texts[index]
-    if "-" in text and text not in words:  # "hot-dog" is hot dog, "tea-pot" is teapot
-        return next((form for form in (text.replace("-", " "), text.replace("-", "")) if form in words), text), 1
-    return text, 1
 
 
 def _without_toilet_seat(found: list[_Found]) -> list[_Found]:
     """The seat of a toilet is not a chair: "seat" does not count in a caption that has a toilet."""
-    if any(text == _TOILET for text, _, _ in found):
+    if any(text == TOILET for text, _, _ in found):
         return [entry for entry in found if entry[0] != "seat"]
     return found
 

@@ -29,7 +29,7 @@ from mmpref.files.hashes import sha256
 from mmpref.records import Candidates, Prompt
 from mmpref.sampling.scorers.contract import AnswerPlace, RawScore, ScoreContext, options_of
 
-VERSION = "1"
+VERSION = "2"
 MEASURES = ("f1", "faithfulness")
 NO_TRUTH = "no_truth"
 """The reason of an answer about an image of which nothing is known, or about none."""

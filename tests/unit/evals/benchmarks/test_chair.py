@@ -263,9 +263,12 @@ def test_published_numbers_on_real_captions(bench_data, name, protocol):
         synonyms=folder / "synonyms.txt",
         resamples=100,
     )
-    tolerance = 0.1 if protocol == "official" else 0.5
     assert found.n == 2000
-    assert 100 * found.metrics["chair_i"] == pytest.approx(PUBLISHED[name][0], abs=tolerance)
-    assert 100 * found.metrics["chair_s"] == pytest.approx(PUBLISHED[name][1], abs=tolerance)
+    if protocol == "official":
+        assert 100 * found.metrics["chair_i"] == pytest.approx(PUBLISHED[name][0], abs=0.1)
+        assert 100 * found.metrics["chair_s"] == pytest.approx(PUBLISHED[name][1], abs=0.1)
+    else:  # objects that a caption denies, supposes or shows on a poster are not held against it
+        assert 100 * found.metrics["chair_i"] == pytest.approx(PUBLISHED[name][0], abs=1)
+        assert PUBLISHED[name][1] - 4 < 100 * found.metrics["chair_s"] < PUBLISHED[name][1]
     low, high = found.intervals["chair_s"]
     assert low < found.metrics["chair_s"] < high

@@ -1,0 +1,118 @@
+"""mmpref's text routine: the objects that a caption says are in the picture, and those that it only names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from mmpref.evals.text.caption_words import CaptionWords, cut, given
+from mmpref.evals.text.joined_words import NO_OBJECT, QUALIFIED
+from mmpref.evals.text.lookalikes import lookalikes, object_word
+from mmpref.evals.text.mention_context import DEPICTED, POSSIBLE, Marks
+from mmpref.evals.text.mentions import Extractor, Mention, NotCounted, Reading, Tokenize
+from mmpref.evals.text.vocabulary import Vocabulary
+from mmpref.evals.text.word_senses import Place, other_sense
+
+_Found: TypeAlias = tuple[str, int, int, str]
+"""A word or several as one, the place of the first, how many, and why it is no object, "" if it may be one."""
+
+
+def extract_mmpref(vocabulary: Vocabulary, tokenize: Tokenize | None = None) -> Extractor:
+    """mmpref's text routine.
+
+    Args:
+        tokenize: replaces our tokens and singular forms by the caller's.
+    """
+    words = vocabulary.clean
+    known = _KnownWords(words)
+    take: Callable[[str], CaptionWords] = cut if tokenize is None else lambda caption: given(tokenize(caption))
+
+    def read(caption: str) -> Reading:
+        return _read(take(caption), known)
+
+    return Extractor(read)
+
+
+class _KnownWords:
+    """What a caption is searched for: the words of objects, and phrases that only look like them."""
+
+    def __init__(self, objects: Mapping[str, str]) -> None:
+        self.objects = objects
+        self.lookalikes = lookalikes(objects)
+        self._longest: dict[str, int] = {}
+        for phrase in (*QUALIFIED, *NO_OBJECT, *objects, *self.lookalikes):
+            first, *rest = phrase.split()
+            self._longest[first] = max(self._longest.get(first, 1), 1 + len(rest))
+
+    def join(self, words: CaptionWords) -> list[_Found]:
+        """All words of objects and their lookalikes, from left to right, longest first."""
+        found: list[_Found] = []
+        index, longest = 0, self._longest
+        texts = words.one
+        while index < len(texts):
+            text, size = texts[index], 1
+            if text in longest or "-" in text:
+                text, size, why = self._match(words, index)
+                if why or text in self.objects:
+                    found.append((text, index, size, why))
+            index += size
+        return found
+
+    def _match(self, words: CaptionWords, index: int) -> tuple[str, int, str]:
+        """The word at ``index``, joined with its followers when known as one, how many, and why it is no object."""
+        texts = words.one
+        text = texts[index]
+        hyphened = "-" in text and text not in self.objects
+        longest = max(2, self._longest.get(text.split("-")[0], 1)) if hyphened else self._longest.get(text, 1)
+        for size in range(min(longest, len(texts) - index), 0, -1):
+            phrase = " ".join(texts[index : index + size])
+            if hyphened:  # "hot-dog" is hot dog, "double-decker bus" one bus, "bus-stop" none
+                phrase = phrase.replace("-", " ")
+            elif size == 1:
+                break
+            if phrase in self.objects or phrase in NO_OBJECT:
+                return phrase, size, ""
+            if size == 2 and phrase in QUALIFIED:
+                return QUALIFIED[phrase], 2, ""
+            if phrase in self.lookalikes and not any(words.breaks[index + 1 : index + size]):
+                return phrase, size, self.lookalikes[phrase]
+        return (joined if hyphened and (joined := text.replace("-", "")) in self.objects else text), 1, ""  # "tea-pot"
+
+
+def _read(words: CaptionWords, known: _KnownWords) -> Reading:
+    found = known.join(words)
+    reading = Reading([], [])
+    if not found:
+        return reading
+    marks = Marks(words).why
+    one = frozenset(words.one)
+    counted: set[str] = set()
+    shown: set[str] = set()  # objects of which there was only a picture so far
+    for text, index, size, why in found:
+        last = index + size - 1
+        name = known.objects[text if text in known.objects else object_word(text, known.objects)]
+        if not why:
+            why = next((marks[at] for at in range(index, last + 1) if at in marks), "")
+            if why == DEPICTED and name == "teddy bear" and _IS_TOY & {*words.raw[max(0, index - 2) : last + 1]}:
+                why = ""  # a toy is what it is
+            why = why or (POSSIBLE if words.asked[index] else other_sense(Place(words, index, last, one), text, name))
+            if not why and name in shown and _is_the_same(words.raw, index):
+                why = DEPICTED
+        span = words.span(index, last)
+        if why:
+            reading.not_counted.append(NotCounted(text, name, span, why))
+            if why == DEPICTED and name not in counted:
+                shown.add(name)
+        else:
+            reading.mentions.append(Mention(text, name, index, span))
+            counted.add(name)
+            shown.discard(name)
+    return reading
+
+
+_IS_TOY = {"toy", "stuffed", "plush"}
+
+
+def _is_the_same(raw: Sequence[str], index: int) -> bool:
+    """Whether "the dog" takes up a dog that was spoken of before."""
+    return raw[index - 1] == "the" if index else False

@@ -1,0 +1,189 @@
+"""Tables of words by which ``mention_context.py`` and ``word_senses.py`` read what is around the name of an object."""
+
+from __future__ import annotations
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+DETERMINERS = _words(
+    "a an the this that these those his her its their our my your some any each every another one two three four five "
+    "six seven eight nine ten several many few both all no"
+)
+INDEFINITE = _words("a an any some another one")
+DEFINITE = _words("the this that these those his her its their our my your")
+
+PREPOSITIONS = _words(
+    "in on at by near beside behind under underneath beneath above over below with without within inside outside into "
+    "onto through throughout across along around about against among amid between beyond toward towards from of off "
+    "up down out for to as like next during before after until upon past via despite except besides"
+)
+CONJUNCTIONS = _words(
+    "but while because since although though whereas so if when where which who whom whose that than and or nor yet "
+    "just only instead rather then however making creating giving"
+)
+AUXILIARIES = _words(
+    "is are was were be been being am has have had having do does did can could may might must shall should will "
+    "would not appear appears seem seems looks there it he she they we you i"
+)
+AFTER_NOUNS = _words(
+    "visible present nearby anywhere currently here around either aside apart also sits stands lies runs walks "
+    "appears parked seated placed located positioned waiting"
+)
+VERBS = _words(
+    "makes make gives give adds add creates create suggests suggest indicates indicate allows allow leaves leave "
+    "shows show contains holds hold features includes looking take takes helps captures occupies dominates"
+)
+NOUN_PHRASE_ENDS = VERBS | PREPOSITIONS | CONJUNCTIONS | AUXILIARIES | AFTER_NOUNS
+"""Words at which a noun with what is before it ("no big brown dogs | on the street") is over."""
+QUANTITIES = _words(
+    "bowl bowls bunch group groups pair pairs couple herd flock cup cups glass glasses vase plate basket slice slices "
+    "lot lots number variety kind type row pile stack crowd team family box bottle bag piece pieces set sort few all "
+    "any kinds types"
+)
+"""Before "of": "a painting of a bowl of apples" goes on."""
+PERSONS = _words("person people man men woman women one child children pedestrian pedestrians boy girl player players")
+IN_GENERAL = _words("can could may might often usually typically gather come go wait relax")
+"""After "where people": nobody in particular."""
+NOUNS_IN_ING = _words(
+    "parking dining racing swimming rocking cutting living wedding building string flying fishing stuffing towing "
+    "mixing vending folding dressing washing wing ring king sling railing ceiling clothing painting drawing carving"
+)
+
+# --- negation ---------------------------------------------------------------------------------------------------------
+NOT_A_DENIAL_AFTER_NO = _words("doubt longer matter problem wonder question more fewer less idea need way exception")
+"""After "no": "no doubt a dog"."""
+SIGNS_OF = _words(
+    "sign signs trace traces evidence indication indications presence hint hints glimpse view mention shortage hide"
+)
+"""Between a denial and "of": "no sign of a dog"."""
+NOT_A_DENIAL_AFTER_NOT = _words(
+    "only just merely simply solely necessarily far as so very too much sure quite enough entirely fully all always "
+    "least unlike uncommon exactly yet even one-sided being until to clear certain that"
+)
+"""After "not": "not only a dog but a cat"."""
+NOT_SEEN = _words(
+    "visible present seen shown there pictured depicted included featured apparent evident discernible noticeable found"
+)
+"""After "is not": the subject is denied."""
+LACKS = _words("lacks lacking lacked lack minus sans excluding without absent missing")
+OF_LACK = {
+    "absence": "of", "lack": "of", "devoid": "of", "free": "of from", "empty": "of", "void": "of", "bereft": "of",
+    "clear": "of", "bare": "of", "instead": "of", "rather": "than", "opposed": "to", "lieu": "of",
+    "unlike": "",
+}  # fmt: skip
+"""Word -> the words that must follow it: what comes after both is not there."""
+GONE = _words("missing absent gone nowhere")
+"""After "is" or "are": the subject is not there."""
+HAVING = _words(
+    "wearing holding carrying using riding having driving eating reading playing wear hold carry use have ride"
+)
+"""Between a denied person and an object: "nobody is wearing a hat", "no one with an umbrella"."""
+
+# --- what is only possible --------------------------------------------------------------------------------------------
+MODALS = _words("might may could would")
+SEEN = _words("seen found spotted observed noticed visible")
+"""After "could be": said to be there."""
+MAYBE = _words("possibly perhaps maybe potentially conceivably supposedly")
+SUGGESTING = _words(
+    "suggest suggests suggesting suggested indicate indicates indicating indicated imply implies implying hint hints "
+    "hinting signify signifies signifying hypothesize imagine imagining assume assuming"
+)
+WHETHER = _words("whether if unless")
+UNSURE = _words("unclear uncertain unsure")
+AWAITED = {
+    "waiting": "for", "wait": "for", "waits": "for", "waited": "for", "awaiting": "", "awaits": "", "await": "",
+    "looking": "for", "searching": "for", "search": "of", "hoping": "for", "dreaming": "of", "thinking": "about of",
+    "talking": "about", "reminiscent": "of", "reminds": "of", "need": "of", "suitable": "for",
+    "popular": "among with for",
+    "designed": "for", "meant": "for", "intended": "for", "reserved": "for", "advertisement": "for",
+    "advertising": "", "ad": "for", "ads": "for", "advertises": "", "promoting": "", "named": "after", "known": "for",
+    "space": "for", "room": "for", "place": "for", "designated": "for", "accessible": "to", "appealing": "to",
+    "symbol": "of", "yield": "to", "belonging": "to", "belongs": "to", "owned": "by", "left": "by", "used": "by",
+}  # fmt: skip
+"""Word -> the words of which one must follow: what comes after is not said to be there."""
+READYING = _words("ready preparing prepares prepared waiting hoping planning wanting wants hopes plans used supposed")
+"""Before "to" and a verb: a thing without "the" is not there yet."""
+MEANT_FOR = _words(
+    "transport carry park hold attract protect accommodate serve seat allow store feed house shelter help keep invite "
+    "welcome guide alert warn remind inform prevent entertain"
+)
+"""After "to": a bare plural is nobody in particular."""
+FOR_ANYBODY = _words(
+    "for allow allows allowing let lets letting enable enables enabling invite invites inviting encourage encourages "
+    "encouraging help helps helping attract attracts attracting protect protects accommodate accommodates where"
+)
+"""Before a bare plural: "for people", "allowing passengers to"."""
+CLAUSE_STARTS = _words(
+    "and but while with which who as although though giving creating adding making because since whereas so there "
+    "surrounded this it he she they"
+)
+"""After a comma: what was possible before it ends here."""
+CLAUSE_BREAKS = _words("but because while whereas although though")
+
+# --- depictions -------------------------------------------------------------------------------------------------------
+ARTWORKS = _words(
+    "statue sculpture painting drawing sketch illustration cartoon poster mural figurine replica carving engraving "
+    "portrait print logo emblem decal sticker tattoo graffiti cutout effigy doll toy puppet plush artwork clipart "
+    "caricature depiction mosaic doodle stencil embroidery relief bust ornament tapestry magnet icon symbol rendering "
+    "model figure carousel comic collage pattern animation image picture photo photograph costume float shape outline"
+)
+"""Things that show others: "a statue of a horse"."""
+PHOTOS = _words("image picture photo photograph")
+"""The caption's own picture, where the sentence is about it: "a photo of a bus"."""
+WITHOUT_OF = _words("model figure shape image picture photo photograph outline float pattern")
+"""Not enough by themselves in "a model with a dog": "of" must follow."""
+SHOWN_BY = _words(
+    "depicting showing featuring portraying representing displaying depicts shows features portrays displays"
+)
+SURFACES = _words(
+    "sign signs shirt shirts t-shirt t-shirts tshirt mug billboard flag banner hat cap sweater hoodie jersey badge "
+    "label patch stamp coin advertisement ad blanket pillow bag plate card cover dress curtain rug plaque quilt "
+    "wallpaper"
+)
+"""Things on which pictures are: "a shirt with a dog on it", "a plate with a dog painted on it"."""
+CARRIERS = _words("blanket pillow bag plate card cover rug quilt sign signs")
+"""Those that also carry things: "a plate with a sandwich on it", "a sign with a bird on it"."""
+SOLID = _words(
+    "statue sculpture figurine toy doll costume carousel ornament bust puppet plush replica effigy float mosaic"
+)
+"""Works that may have real things on them: "a sculpture featuring a clock"."""
+SCREENS = _words("tv television screen monitor laptop computer")
+SCREEN_SHOWS = _words("showing displaying shows displays playing")
+DRAWN = _words("drawn drew draws sketched sketches painted paints depicted")
+"""Verbs whose object is a picture."""
+PRINTED = _words(
+    "painted drawn printed pictured depicted embroidered engraved carved tattooed stenciled etched illustrated"
+)
+"""After a thing: "a bicycle painted on the road"."""
+PRINTED_ON = _words("on onto in into upon along across over")
+TOYS = _words("toy toys plush cartoon animated lego origami fake pretend crocheted knitted imaginary carved")
+"""Before a thing, also with a word between: "a toy fire truck"."""
+STATUE_MATERIALS = _words(
+    "plastic inflatable wooden bronze ceramic porcelain stone metal marble concrete paper cardboard wire stuffed iron "
+    "brass clay wax papier-mache chocolate gingerbread ice glass felt sculpted sculptural decorative painted "
+    "sandstone"
+)
+"""Before an animal: "a bronze horse"."""
+MADE_OF = _words(
+    "stone metal wood snow ice sand lego legos cake chocolate paper cardboard clay plastic bronze wire fruit food"
+)
+DEPICTING_HEADS = _words(
+    "statue sculpture figurine figure painting drawing illustration cartoon poster mural logo emblem decal sticker "
+    "tattoo print pattern toy costume mask cutout ornament balloon magnet keychain shape silhouettes replica design "
+    "decoration picture image photo portrait theme motif symbol icon puppet doll sculpted carving head-mask plush "
+    "topiary lantern shaped themed patterned engraving emoji character cookie topper sketch"
+)
+"""After a thing: "an elephant statue"."""
+LIKENESS = _words("resembling resembles")
+DRESSED = _words("dressed disguised costumed")
+LIVING = _words("bird cat dog horse sheep cow elephant bear zebra giraffe person")
+ANIMALS = LIVING - {"person"}
+FOODS = _words("banana apple sandwich orange broccoli carrot pizza donut cake")
+VEHICLES = _words("car truck bus train boat airplane motorcycle bicycle")
+WRITTEN = _words(
+    "read reads reading say says saying word words text phrase labeled labelled called titled spelling letters "
+    "message name"
+)
+"""Before a quotation: what it says is text, not a thing."""

@@ -1,0 +1,374 @@
+"""Words that name an object in one sense and not in another: the colour orange, to tie a game, a bronze horse.
+
+One rule for each such word, which looks at the words around it and at what else the caption speaks of. What holds for
+every word, as in "toy car" and "bus stop", is in ``mention_context.py`` and ``lookalikes.txt``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from mmpref.evals.text import context_words as table
+from mmpref.evals.text.caption_words import STOP, CaptionWords
+from mmpref.evals.text.mention_context import DEPICTED
+from mmpref.evals.text.singular import singular
+
+OTHER_MEANING, COMPOUND = "other meaning", "compound"
+_FAR = 200  # words that a look back covers at most, so that reading stays linear
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_COLOURS = _set(
+    "white black red blue green yellow pink purple brown gray grey gold silver beige tan cream orange teal maroon"
+)
+_FRUITS = _set(
+    "apple banana pear grape lemon lime strawberry peach mango kiwi fruit pineapple grapefruit melon watermelon plum "
+    "cherry berry carrot broccoli vegetable tomato lettuce onion potato grapes"
+)
+_BASEBALL = _set(
+    "baseball softball batter umpire catcher pitcher mound inning homerun ballgame ballpark swing swinging player "
+    "ball pitch game team uniform field plate hit hitting bat"
+)
+_SNOW = _set("snow ski snowy snowboard winter mountain slope kitchen oven boxing boxer motorcycle garden gardening")
+_ANIMALS = _set(
+    "bird cat dog horse sheep cow elephant bear zebra giraffe calf cub kitten puppy duck goose swan lamb foal animal "
+    "goat pony penguin duckling gosling lion tiger deer monkey"
+)
+_SMALL_ONES = _set("calf cub foal baby mother lamb kitten puppy duckling gosling chick")
+_PEOPLE = _set(
+    "man woman boy girl people person child player he she rider kid lady guy athlete passenger student tourist team"
+)
+_MEALS = _set(
+    "plate dish meal sauce rice salad vegetable broccoli noodle fries soup meat served restaurant sandwich pizza tray "
+    "dinner lunch cheese potato bread cooked delicious"
+)
+_SEATED_IN = _set(
+    "car bus train airplane plane motorcycle bicycle bike scooter boat truck toilet urinal van jet moped vehicle "
+    "elephant carriage motorbike driver cockpit tractor subway aircraft cart"
+)
+_COMPUTING = _set("computer laptop keyboard monitor desk pad desktop mouse pc office screen")
+_MUSIC = _set("piano music musician synthesizer guitar band concert stage musical singer drum")
+_ACTING_AFTER_COUPLE = _set(
+    "sits stands walks rides poses enjoys looks shares holds has plays cuts kisses smiles dances posing who s lies "
+    "sleeps waits rests cutting getting"
+)
+_VERBS = _set(
+    "train tie bear book ski monitor sink duck bat fork seat man ram ship kite cup bowl nurse ball coach guard fan "
+    "pilot phone clock skate bottle boat ferry steer crow hawk father parent groom dove chair table bus skis jet cook "
+    "knife remote bench spoon park bed plane cab mother purse cow dog wolf ape toast cork"
+)
+_BEFORE_VERBS = _set("they we you i will would can could may might must should not he she who let please")
+_NOT_BEFORE_VERBS = _set(
+    "next close adjacent due similar attached connected near belongs leading leads according addition hooked tied "
+    "opposite parallel relative belonging access nearer closer beside back"
+)
+_AFTER_VERBS = _set("the a an his her their its for up down through over into together hard them him it")
+_INSIDE_WORDS = _set(
+    "a an the one half whole sliced peeled fresh ripe cut each another this that single halved large small"
+)
+_AGENT_MACHINES = _set("record cd dvd music mp3 media cassette blu-ray video vcr")
+_LEANS_ON_ANIMALS = _set("mother father adult parent male female individual friend family couple sibling")
+_YOUNG = _set("baby infant newborn youngster child")
+_PLACES = _set("store shop museum lover enthusiast showroom factory dealership exhibition")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a word stands: the words just before and after it, "" across a pause, and all words of the caption.
+
+    Args:
+        one: the words of the caption in the singular.
+    """
+
+    words: CaptionWords
+    first: int
+    last: int
+    one: frozenset[str]
+
+    def before(self, steps: int = 1) -> str:
+        """The word so many steps before, "" if the sentence pauses between."""
+        at = self.first - steps
+        if at < 0 or any(self.words.breaks[at + 1 : self.first + 1]):
+            return ""
+        return self.words.raw[at]
+
+    def after(self, steps: int = 1) -> str:
+        """The word so many steps after, "" if the sentence pauses between."""
+        at = self.last + steps
+        if at >= len(self.words.raw) or any(self.words.breaks[self.last + 1 : at + 1]):
+            return ""
+        return self.words.raw[at]
+
+    @property
+    def written(self) -> str:
+        """The word as the caption writes it, in lower case."""
+        return self.words.raw[self.first]
+
+    @property
+    def ends_its_noun(self) -> bool:
+        """Whether no noun follows that it could describe."""
+        after = self.after()
+        return not after or after in table.NOUN_PHRASE_ENDS or after.endswith("ing") or after == "s"
+
+    def sentence(self) -> list[str]:
+        """The words of its sentence in the singular, at most forty to each side."""
+        start, end = self.first, self.last + 1
+        while start > max(0, self.first - 40) and self.words.breaks[start] != STOP:
+            start -= 1
+        while end < min(len(self.words.raw), self.last + 40) and self.words.breaks[end] != STOP:
+            end += 1
+        return self.words.one[start:end]
+
+
+def other_sense(place: Place, word: str, name: str) -> str:
+    """Why a word does not count at its place: "depicted", "compound" or "other meaning"; "" if it counts.
+
+    Args:
+        word: the object's word as the list has it.
+        name: the object's name.
+    """
+    after = singular(place.after())
+    pictured = name in table.LIVING or name in table.VEHICLES or after not in _SURROUNDINGS
+    if (
+        after in table.DEPICTING_HEADS
+        and pictured
+        and name != "teddy bear"
+        and not (name == "person" and after == "figure")
+    ):
+        return DEPICTED
+    if after in _PLACES:
+        return COMPOUND
+    if _is_made(place, name):
+        return DEPICTED
+    if word in _VERBS and place.first == place.last and _is_verb(place):
+        return OTHER_MEANING
+    rule = _SENSES.get(word)
+    return OTHER_MEANING if rule is not None and rule(place) else ""
+
+
+_SURROUNDINGS = _set("decoration design theme pattern picture image photo shaped sign")
+
+
+def _is_made(place: Place, name: str) -> bool:
+    """ "a bronze horse", "a model train", "a cow made of snow"."""
+    before = (place.before(), place.before(2))
+    if name in table.ANIMALS and not table.STATUE_MATERIALS.isdisjoint(before):
+        return True
+    if name in table.FOODS and "plastic" in before:
+        return True
+    if name in table.VEHICLES and before[0] in ("model", "miniature") and before[1] not in (
+        "older", "newer", "late", "latest", "new", "early", "old", "classic",
+    ):  # fmt: skip
+        return True
+    made = [place.after(step) for step in (1, 2, 3, 4, 5, 6)]
+    if "made" not in made[:2] or not (links := [n for n, word in enumerate(made[:5]) if word in ("of", "from")]):
+        return False
+    material = made[links[0] + 1]
+    solid = name in table.VEHICLES and material not in ("wood", "metal", "plastic", "wire")
+    return material in table.MADE_OF and (solid or name in table.LIVING)
+
+
+def _is_verb(place: Place) -> bool:
+    """ "to tie the game", "two women train for", "passengers bear the heat", "he books a flight"."""
+    before, after, written = place.before(), place.after(), place.written
+    several = before == "people" or (singular(before) != before and before not in ("sports", "s"))
+    person = singular(before) in _PEOPLE or singular(before).endswith(("er", "man", "woman")) or before == "people"
+    if singular(written) == written:
+        if before == "to":
+            return place.before(2) not in _NOT_BEFORE_VERBS and (
+                after in _AFTER_VERBS or after in ("in", "out", "on", "")
+            )
+        if before in _BEFORE_VERBS and before not in ("not", "he", "she"):
+            return True
+        return several and (after in _AFTER_VERBS or (person and after == "to"))
+    if before in ("he", "she", "it", "who", "that", "which"):
+        return after in _AFTER_VERBS or after == "in"
+    if not before or several or before in table.NOUN_PHRASE_ENDS or before in table.DETERMINERS:
+        return False
+    return after in ("the", "a", "an", "his", "her", "their", "its") or (person and after in _AFTER_VERBS)
+
+
+# --- one rule for each word: whether it means something else here ----------------------------------------------------
+
+
+def _colour(place: Place) -> bool:
+    after = place.after()
+    if place.written == "oranges" or len(place.words.raw) == 1:
+        return False
+    if singular(after) in ("slice", "wedge", "segment", "half", "piece", "quarter"):
+        return False
+    if after in ("and", "or") and place.after(2) in _COLOURS:
+        return True
+    if not place.ends_its_noun:
+        return True
+    if place.before() in _INSIDE_WORDS or (place.before() == "of" and singular(place.before(2)) in ("slice", "piece")):
+        return False
+    around = [
+        *place.words.one[max(0, place.first - 5) : place.first],
+        *place.words.one[place.last + 1 : place.last + 6],
+    ]
+    return _FRUITS.isdisjoint(around) or place.before() in ("is", "are", "bright", "in", "dark", "light", "deep")
+
+
+def _needs(context: frozenset[str], unless: frozenset[str] = frozenset()) -> Callable[[Place], bool]:
+    """A word that counts only in a caption that also speaks of ``context``, and of nothing in ``unless``."""
+
+    def other(place: Place) -> bool:
+        own = singular(place.written)
+        spoken_of = any(word in place.one for word in context if word != own)
+        return len(place.words.raw) > 2 and (not spoken_of or not unless.isdisjoint(place.one))
+
+    return other
+
+
+def _sport(place: Place) -> bool:
+    """ "plays baseball" against "throws a baseball"."""
+    if place.written != singular(place.written) or len(place.words.raw) == 1:
+        return False
+    before = place.before()
+    article = before in ("a", "an", "the", "his", "her", "another") or before in _COLOURS
+    return not (article and place.ends_its_noun)
+
+
+def _adjective(place: Place) -> bool:
+    """ "a remote village", "individual zebras"."""
+    return not place.ends_its_noun
+
+
+def _two(place: Place) -> bool:
+    """ "a couple of cups", "a couple more", but "a couple sits"."""
+    after = place.after()
+    if after == "of":
+        return True
+    return not place.ends_its_noun and after not in _ACTING_AFTER_COUPLE
+
+
+def _family(place: Place) -> bool:
+    if place.after() == "of" and singular(place.after(2)) in _ANIMALS:
+        return True
+    return not place.ends_its_noun or _of_animals(place)
+
+
+def _of_animals(place: Place) -> bool:
+    """Whether "the mother" is an elephant."""
+    if _ANIMALS.isdisjoint(place.one):
+        return False
+    if singular(place.after()) in _ANIMALS or place.before() in ("its", "their"):
+        return True
+    return _PEOPLE.isdisjoint(place.one) or not _ANIMALS.isdisjoint([singular(place.after()), singular(place.after(2))])
+
+
+def _young_animal(place: Place) -> bool:
+    if _ANIMALS.isdisjoint(place.one) or not _PEOPLE.isdisjoint(place.one):
+        return False
+    return place.before() == "its" or not (_SMALL_ONES - {place.written}).isdisjoint(place.one)
+
+
+def _individual(place: Place) -> bool:
+    return not place.ends_its_noun or _of_animals(place)
+
+
+def _meat(place: Place) -> bool:
+    return place.written == singular(place.written) and not _MEALS.isdisjoint(place.one)
+
+
+def _vehicle_seat(place: Place) -> bool:
+    return not _SEATED_IN.isdisjoint(place.one) or place.before() in ("take", "takes", "taking", "have")
+
+
+def _toilet_bowl(place: Place) -> bool:
+    sentence = place.sentence()
+    return (
+        place.written == "bowl"
+        and ("toilet" in sentence or "urinal" in sentence)
+        and ("porcelain" in sentence or "has" in sentence or "seat" in sentence or "lid" in sentence)
+    )
+
+
+def _instrument(place: Place) -> bool:
+    return not _MUSIC.isdisjoint(place.one) and (_COMPUTING - {"keyboard", "screen"}).isdisjoint(place.one)
+
+
+def _live_mouse(place: Place) -> bool:
+    return not place.one.isdisjoint({"cat", "kitten", "owl", "snake", "hawk", "cheese"}) and (
+        _COMPUTING - {"mouse"}
+    ).isdisjoint(place.one)
+
+
+def _dress(place: Place) -> bool:
+    return (
+        not place.one.isdisjoint({"dress", "gown"})
+        and place.one.isdisjoint({"track", "station", "rail", "platform", "railroad", "locomotive", "conductor"})
+        and place.before() in ("long", "a", "the", "white", "her", "lace")
+        and place.after() in ("", "of", "behind")
+    )
+
+
+def _machine(place: Place) -> bool:
+    return place.before() in _AGENT_MACHINES
+
+
+def _of_the_clock(place: Place) -> bool:
+    return place.before() == "o"
+
+
+def _teddy(place: Place) -> bool:
+    """Bears in a caption of teddy bears are those."""
+    return not place.one.isdisjoint({"teddy", "stuffed", "plush"}) and place.one.isdisjoint(
+        {"cub", "grizzly", "polar", "wild", "zoo", "river", "real"}
+    )
+
+
+def _rail_car(place: Place) -> bool:
+    """ "the car" in a caption of a train car."""
+    before = place.words.one[max(0, place.first - _FAR) : place.first]
+    of_rails = ("train", "subway", "railroad", "rail", "freight")
+    return place.before() == "the" and any(word == "car" and rail in of_rails for rail, word in pairwise(before))
+
+
+def _no_traffic_light(place: Place) -> bool:
+    """ "a red light" that nobody stops at."""
+    return place.before(2) not in ("at", "for", "by")
+
+
+def _flying(place: Place) -> bool:
+    """The animal, unless the caption is about baseball."""
+    return not _FLYING.isdisjoint(place.one) and not any(word in place.one for word in _BASEBALL if word != "bat")
+
+
+_FLYING = _set("cave fly flying wing nocturnal mammal upside species animal ceiling hang hanging vampire roost insect")
+_SPECTATING = _set("game stadium stand crowd cheering match team player arena concert sport baseball field court")
+
+_SENSES: Mapping[str, Callable[[Place], bool]] = {
+    "orange": _colour,
+    "bat": _flying,
+    **dict.fromkeys(("glove", "mitt"), _needs(_BASEBALL - {"plate", "field", "game"}, unless=_SNOW)),
+    "pitcher": _needs(_BASEBALL - {"plate"}),
+    "batter": _needs(_BASEBALL - {"plate"}),
+    "fan": lambda place: place.written != "fans" or _SPECTATING.isdisjoint(place.one),
+    **dict.fromkeys(("baseball", "basketball", "football", "volleyball", "softball"), _sport),
+    **dict.fromkeys(("remote", "novel"), _adjective),
+    "couple": _two,
+    "family": _family,
+    **dict.fromkeys(("mother", "father", "adult", "parent", "friend", "sibling"), _of_animals),
+    **dict.fromkeys(("individual", "male", "female"), _individual),
+    **dict.fromkeys(("baby", "infant", "newborn", "youngster", "child"), _young_animal),
+    **dict.fromkeys(("chicken", "duck", "lamb", "goose", "quail", "hen"), _meat),
+    "seat": _vehicle_seat,
+    "bowl": _toilet_bowl,
+    "keyboard": _instrument,
+    "mouse": _live_mouse,
+    "train": _dress,
+    "bear": _teddy,
+    "car": _rail_car,
+    "computer": lambda place: "desktop" in place.one,
+    **dict.fromkeys(("red light", "green light"), _no_traffic_light),
+    "player": _machine,
+    "clock": _of_the_clock,
+    "cab": lambda place: place.after() == "of",
+}
