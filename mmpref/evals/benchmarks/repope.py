@@ -18,31 +18,28 @@ A ratio over nothing is undefined under both; the script stops there.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmpref.errors import DataError
 from mmpref.evals.benchmarks.contract import Benchmark, Graded, Item, each
-from mmpref.evals.benchmarks.pope import answer_parts, answers_of, id_hint, load_questions, with_split_names
-from mmpref.evals.benchmarks.pope_answers import FILE_SPLIT, SPLITS, Part
+from mmpref.evals.benchmarks.pope import id_hint, load_questions, with_split_names
+from mmpref.evals.benchmarks.pope_answers import FILE_SPLIT, SPLITS
 from mmpref.evals.benchmarks.pope_metrics import PopeProtocol
+from mmpref.evals.benchmarks.repope_answers import OF_POPE, POPE_LABEL, by_split, load_repope_answers, number_of
 from mmpref.evals.benchmarks.repope_metrics import PROTOCOLS, count, metrics
-from mmpref.evals.files.by_question import counts_its_own_way
-from mmpref.evals.files.image_names import image_names, image_of
-from mmpref.evals.files.layouts import READ_AS
-from mmpref.evals.files.question_words import ASKED, asked_text, content
-from mmpref.evals.files.rows import Saved, pair_by_id
-from mmpref.files.rows import Row, Source, is_path, load_json
-from mmpref.records import Answer, EvalSample, user_turn
+from mmpref.evals.files.question_words import content
+from mmpref.evals.files.rows import pair_by_id
+from mmpref.files.rows import Source, is_path
+from mmpref.records import Answer, EvalSample
 
-POPE_LABEL = "pope_label"
-_OF_POPE = 3000  # questions of each of POPE's splits
-_QUESTION = re.compile(r"is there an? (.+?) in the im\w+\?", re.IGNORECASE)  # "imange" in POPE's older revision
-_REMOVED = "Is there"  # what is known of the words of a question that was removed
-_FORMER = "pass POPE's files of the same splits (`pope=coco_pope_random.json`)"
+
+def _former(samples: Sequence[EvalSample]) -> str:
+    """What to pass for POPE's labels of the splits of these samples."""
+    files = [f"coco_pope_{split or 'random'}.json" for split in by_split(samples)]
+    return f"`pope={files[0]}`" if len(files) == 1 else f"`pope='[{', '.join(files)}]'`"
 
 
 # --- questions -------------------------------------------------------------------------------------------------------
@@ -55,8 +52,8 @@ def load_repope(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample,
         DataError: a row is no question, the questions are POPE's own, or those of ``pope=`` are not the same.
     """
     samples = load_questions(_named(source, with_repope=True), options)
-    for split, (first, *others) in _by_split(samples).items():
-        if len(others) + 1 >= _OF_POPE:
+    for split, (first, *others) in by_split(samples).items():
+        if len(others) + 1 >= OF_POPE:
             raise DataError(
                 f"{source if is_path(source) else 'questions'}: {len(others) + 1} questions"
                 f"{f' of split {split!r}' if split else ''} are all of POPE's (the first has the id {first.id!r}), and "
@@ -77,39 +74,33 @@ def _named(source: Source, *, with_repope: bool) -> Source:
     return wanted if wanted and len(wanted) < len(files) else source
 
 
-def _by_split(samples: Sequence[EvalSample]) -> dict[str, list[EvalSample]]:
-    found: dict[str, list[EvalSample]] = {}
-    for sample in samples:
-        found.setdefault(str(sample.meta[FILE_SPLIT]), []).append(sample)
-    return found
-
-
 def _with_removed(samples: Sequence[EvalSample], former: Sequence[EvalSample]) -> tuple[EvalSample, ...]:
     """POPE's questions in POPE's order, with the labels of both.
 
     Raises:
         DataError: a question is not among POPE's, or another one there.
     """
-    before, out = _by_split(former), []
-    for split, asked in _by_split(samples).items():
+    before, out = by_split(former), []
+    for split, asked in by_split(samples).items():
         of_pope = before.get(split) or (former if len(before) == 1 and not ({split, *before} <= set(SPLITS)) else ())
         if not of_pope:
             raise DataError(
-                f"`pope=` has no questions of split {split!r} but those of {', '.join(map(repr, before))}; {_FORMER}"
+                f"`pope=` has no questions of split {split!r} but those of {', '.join(map(repr, before))}; pass "
+                f"POPE's files of the same splits, {_former(samples)}"
             )
-        own = {_number(sample.id): sample for sample in asked}
+        own = {number_of(sample.id): sample for sample in asked}
         for sample in of_pope:
-            new = own.pop(_number(sample.id), None)
+            new = own.pop(number_of(sample.id), None)
             if new is not None and content(new) != content(sample):
                 raise DataError(
                     f"question {new.id!r} is {' '.join(content(new))!r}, and in `pope=` {' '.join(content(sample))!r}; "
-                    f"{_FORMER}, of POPE's newest revision"
+                    f"pass POPE's newest revision of the same split, {_former(asked)}"
                 )
             out.append(_both(sample, new, asked[0]))
         if own:
             raise DataError(
                 f"{len(own)} questions are not among those of `pope=`, the first is {next(iter(own.values())).id!r}; "
-                f"{_FORMER}"
+                f"pass POPE's files of the same splits, {_former(samples)}"
             )
     return tuple(out)
 
@@ -121,119 +112,7 @@ def _both(former: EvalSample, new: EvalSample | None, other: EvalSample) -> Eval
         return replace(new, meta={**new.meta, POPE_LABEL: label})
     head, slash, _ = other.id.rpartition("/")
     meta = {**former.meta, "split": other.meta["split"], FILE_SPLIT: other.meta[FILE_SPLIT], POPE_LABEL: label}
-    return replace(former, id=f"{head}{slash}{_number(former.id)}", target=None, meta=meta)
-
-
-def _number(name: str) -> str:
-    return name.rsplit("/", 1)[-1]
-
-
-# --- answers ---------------------------------------------------------------------------------------------------------
-
-
-def load_repope_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
-    """Answers to POPE or to RePOPE, those to questions that are not known any more left out.
-
-    Raises:
-        DataError: rows that fit no question, or show another one than that of their id.
-    """
-    parts = _of_script(source) or answer_parts(source)
-    by_image = any(counts_its_own_way(row) and image_of(row) for _, rows in parts.values() for row in rows)
-    known = tuple(samples) if by_image else _with_stand_ins(samples)
-    without = _Without(samples)
-    kept = {split: (name, list(without.those_removed(rows))) for split, (name, rows) in parts.items()}
-    saved = answers_of(kept, known)
-    gone = {sample.id for sample in known} - {sample.id for sample in samples}
-    named = with_split_names(known, saved.answers)
-    answers = [answer for answer in named if answer.id not in gone]
-    left = len(named) - len(answers) + without.left_out
-    note = f"{left:,} answers to questions of POPE that RePOPE removed are left out"
-    return replace(saved, answers=answers, notes=(*saved.notes, *([note] if left else [])))
-
-
-def _of_script(source: Source) -> dict[str, Part]:
-    """What the official script saves, ``{split: {question_id: {"text": question, "response", "answer", ...}}}``; else
-    nothing."""
-    content_of = source
-    if isinstance(source, str | Path) and Path(source).suffix == ".json" and Path(source).is_file():
-        content_of = load_json(source)
-    if not isinstance(content_of, Mapping) or not content_of or not content_of.keys() <= set(SPLITS):
-        return {}
-    if not all(
-        isinstance(part, Mapping) and all(isinstance(r, Mapping) for r in part.values()) for part in content_of.values()
-    ):
-        return {}
-    name = str(source) if is_path(source) else "answers"
-    return {
-        split: (
-            f"{name}, {split}",
-            [
-                {"question_id": number, **_asked_and_said(row), READ_AS: "answers of RePOPE's script"}
-                for number, row in part.items()
-            ],
-        )
-        for split, part in content_of.items()
-    }
-
-
-def _asked_and_said(row: Row) -> dict[str, Any]:
-    """A row of the script, whose ``text`` is the question and whose ``answer`` is what it read."""
-    asked = {ASKED: row["text"]} if isinstance(row.get("text"), str) else {}
-    return {**asked, **{key: row[key] for key in ("question_id", "response") if key in row}}
-
-
-def _with_stand_ins(samples: Sequence[EvalSample]) -> tuple[EvalSample, ...]:
-    """The samples in POPE's order, with a stand-in for each of POPE's questions that is not among them.
-
-    None is added where ``pope=`` gave the questions themselves, or where the ids are not POPE's.
-    """
-    if any(POPE_LABEL in sample.meta for sample in samples):
-        return tuple(samples)
-    out: list[EvalSample] = []
-    for asked in _by_split(samples).values():
-        own = {_number(sample.id): sample for sample in asked}
-        if not all(number.isdecimal() and 1 <= int(number) <= _OF_POPE for number in own):
-            out += asked
-            continue
-        head, slash, _ = asked[0].id.rpartition("/")
-        meta = {"split": asked[0].meta["split"], FILE_SPLIT: asked[0].meta[FILE_SPLIT], "image": "", "question": ""}
-        prompt = user_turn(_REMOVED, num_images=0)
-        out += [
-            own.get(number) or EvalSample(id=f"{head}{slash}{number}", images=(), prompt=prompt, meta=meta)
-            for number in map(str, range(1, _OF_POPE + 1))
-        ]
-    return tuple(out)
-
-
-class _Without:
-    """Leaves out rows with ids of a tool's own that ask about an object which RePOPE does not ask about in that image:
-    POPE asked, and the question was removed."""
-
-    def __init__(self, samples: Sequence[EvalSample]) -> None:
-        self.left_out = 0
-        self._objects: dict[str, set[str]] = {}
-        for sample in samples:
-            image, question = content(sample)
-            for name in image_names(image):
-                self._objects.setdefault(name, set()).add(_object(question))
-
-    def those_removed(self, rows: Sequence[Row]) -> Iterator[Row]:
-        """The other rows."""
-        for row in rows:
-            if self._was_removed(row):
-                self.left_out += 1
-            else:
-                yield row
-
-    def _was_removed(self, row: Row) -> bool:
-        asked = _object(asked_text(row)) if counts_its_own_way(row) else ""
-        names = [name for image in image_of(row).values() for name in image_names(image) if name in self._objects]
-        return bool(asked and names) and not any(asked in self._objects[name] for name in names)
-
-
-def _object(question: str) -> str:
-    found = _QUESTION.search(question)
-    return found[1].casefold() if found is not None else ""
+    return replace(former, id=f"{head}{slash}{number_of(former.id)}", target=None, meta=meta)
 
 
 # --- grading ---------------------------------------------------------------------------------------------------------
@@ -271,12 +150,9 @@ def _item(sample: EvalSample, text: str, protocol: PopeProtocol) -> Item:
 def _changes(samples: Sequence[EvalSample]) -> tuple[str, ...]:
     """How many of POPE's labels were changed and removed, by split; where ``pope=`` is missing, how to see that."""
     if not any(POPE_LABEL in sample.meta for sample in samples):
-        return (
-            "what the new labels change against POPE's is given with POPE's own question files: pass "
-            "`pope=coco_pope_random.json`",
-        )
+        return (f"what the labels change against POPE's is shown with POPE's own questions: pass {_former(samples)}",)
     notes = []
-    for split, asked in _by_split(samples).items():
+    for split, asked in by_split(samples).items():
         kept = [(s.meta[POPE_LABEL], s.target.strip().lower()) for s in asked if s.target is not None]
         to_no, to_yes = kept.count(("yes", "no")), kept.count(("no", "yes"))
         notes.append(

@@ -1,14 +1,19 @@
 """RePOPE: POPE's answers under corrected labels, and what that changes."""
 
 import json
+import re
+import shlex
 
 import pytest
 
 from mmpref.errors import DataError
 from mmpref.evals import compare, score
+from mmpref.evals.scoring import text_options
+from mmpref.yaml_text import parse_options
 
 SPLITS = ("random", "popular", "adversarial")
 THINGS = ("dog", "cat", "cup", "bus")
+SAID = ("Yes", "Yes", "Yes", "No")
 
 
 def pope(split, labels=("yes", "no", "yes", "no")):
@@ -84,13 +89,21 @@ def test_answers_to_removed_questions_are_left_out_and_counted():
     assert set(with_them.metrics) == {"accuracy", "precision", "recall", "f1", "yes_ratio"}
     assert "1 answers to questions of POPE that RePOPE removed are left out" in with_them.notes
     assert not any("left out" in note for note in without.notes)
-    assert any("`pope=coco_pope_random.json`" in note for note in without.notes)
 
 
-def test_what_a_note_advises_works(tmp_path, monkeypatch):
+def advised(text):
+    """The option that a message writes between backticks, as the command line reads it."""
+    return parse_options(shlex.split(re.search(r"`(pope=[^`]+)`", text)[1]), texts=text_options("repope"))
+
+
+@pytest.mark.parametrize("splits", [("popular",), SPLITS])
+def test_what_a_note_advises_works(splits, tmp_path, monkeypatch):
     files(tmp_path, "pope", pope)
+    new = files(tmp_path, "repope", repope, splits)
     monkeypatch.chdir(tmp_path)
-    found = run(texts("Yes", "Yes", "Yes", "No"), pope="coco_pope_random.json")
+    answers = {split: texts(*SAID) for split in splits}
+    note = next(note for note in score("repope", new, answers, resamples=5).notes if "`pope=" in note)
+    found = score("repope", new, answers, resamples=5, **advised(note))
     assert found.metrics["pope_accuracy"] == 3 / 4
 
 
@@ -115,7 +128,6 @@ def test_three_splits_in_a_folder_that_has_both(tmp_path):
     assert (one.n, one.metrics["pope_accuracy"]) == (3, 3 / 4)
 
 
-SAID = ("Yes", "Yes", "Yes", "No")
 LAYOUTS = {
     "LLaVA": lambda row, said: {
         "question_id": row["question_id"], "prompt": row["text"], "text": said, "model_id": "m",
@@ -179,6 +191,43 @@ def test_all_answers_of_pope_in_order(tmp_path):
         score("repope", rows, said)
 
 
+def llava(rows, step, spelling="image"):
+    """Rows of ``llava_pope_test.jsonl``, which asks POPE's older revision."""
+    return [
+        {
+            "question_id": step + row["question_id"],
+            "prompt": row["text"].replace("image?", f"{spelling}?") + "\nAnswer the question using a single word.",
+            "text": row["label"].title(),
+            "model_id": "m",
+        }
+        for row in rows
+    ]
+
+
+@pytest.mark.slow
+def test_llavas_answers_of_all_splits(tmp_path):
+    """Popular and adversarial are asked as in the newest revision but for "imange"; random is not."""
+    both = {
+        split: [
+            {"question_id": n, "image": f"{n}.jpg", "text": f"Is there a {split} {n} in the image?", "label": "no"}
+            for n in range(1, 3001)
+        ]
+        for split in SPLITS
+    }
+    answers = [
+        *llava(both["adversarial"], 0),
+        *llava(both["random"][:2910], 10_000_000),
+        *llava(both["popular"], 20_000_000, "imange"),
+    ]
+    new = files(tmp_path, "repope", lambda split: [row for row in both[split] if row["question_id"] % 10])
+    for file in new[1:]:
+        found = score("repope", file, answers, resamples=5)
+        assert (found.n, found.metrics["accuracy"]) == (2700, 1)
+        assert "300 answers to questions of POPE that RePOPE removed are left out" in found.notes
+    with pytest.raises(DataError, match=r"row 3001: question_id 10000001 is LLaVA's of POPE's random split"):
+        score("repope", new, answers)
+
+
 def changed(rows, number, **more):
     return [{**row, **more} if row["question_id"] == number else row for row in rows]
 
@@ -200,8 +249,9 @@ def test_questions_that_cannot_be_are_refused(questions, former, says):
 
 def test_the_former_labels_of_another_split_are_refused(tmp_path):
     new, old = files(tmp_path, "repope", repope), files(tmp_path, "pope", pope)
-    with pytest.raises(DataError, match="`pope=` has no questions of split 'random' but those of 'popular'"):
+    with pytest.raises(DataError, match="`pope=` has no questions of split 'random' but those of 'popular'") as err:
         score("repope", new[0], texts(*SAID), pope=old[1])
+    assert advised(str(err.value)[8:]) == {"pope": "coco_pope_random.json"}
 
 
 def test_answers_that_are_nobodys_are_refused():
