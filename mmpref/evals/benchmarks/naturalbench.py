@@ -8,7 +8,8 @@ group (lmms-eval's and VLMEvalKit's), or the ``test_set.json`` of the set for fi
 ``answers`` come by id, by number, four in a row, or as the script's list of texts.
 
 Metrics: ``accuracy`` of all answers; ``question_accuracy`` (a question is right for both images), ``image_accuracy``
-(both questions about an image are right), ``group_accuracy`` (all four), and each by type where there are both.
+(both questions about an image are right), ``group_accuracy`` (all four), each by type too, and ``yes_ratio``, the share
+of yes among the answers to questions that ask for yes or no.
 
 - ``official``, ``lmms_eval`` and ``vlmevalkit`` have the same rule: the first of the words yes and no, of the letters A
   and B in multiple choice, small or capital, so that "A" may be an article ("Choose a letter: B" is A). Labels are not
@@ -27,6 +28,7 @@ from typing import Any, TypeAlias
 
 from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Item, Items, ScoringProtocol, by_name
 from mmpref.evals.benchmarks.naturalbench_rows import (
+    CHOICE,
     IMAGE_NAME,
     PLACES,
     WORDS,
@@ -129,7 +131,8 @@ def counts(items: Items) -> Counts:
         asked = [whole for whole in wholes if right.keys() >= set(whole)]
         found[kind] = len(asked)
         found[f"{kind}_right"] = sum(all(right[place] for place in whole) for whole in asked)
-    return found
+    yes_no = [item for item in items if item["type"] == YES_NO]
+    return {**found, "yes_no": len(yes_no), "said_yes": sum(item["read"] == "yes" for item in yes_no)}
 
 
 _NONE = "no group of questions is whole"
@@ -139,6 +142,12 @@ _METRICS: Mapping[str, Metric] = {
     "image_accuracy": Ratio(top={"images_right": 1}, bottom={"images": 1}, why_empty=_NONE),
     "group_accuracy": Ratio(top={"groups_right": 1}, bottom={"groups": 1}, why_empty=_NONE),
 }
+_YES_RATIO = Ratio(top={"said_yes": 1}, bottom={"yes_no": 1}, why_empty="no question asks for yes or no")
+
+
+def metrics(protocol: NaturalBenchProtocol, part: str, items: Items) -> Mapping[str, Metric]:
+    """The four accuracies, and of questions that ask for yes or no the share that was answered yes."""
+    return _METRICS if part == CHOICE else {**_METRICS, "yes_ratio": _YES_RATIO}
 
 
 NATURALBENCH = Benchmark(
@@ -154,7 +163,8 @@ NATURALBENCH = Benchmark(
     grade=grade,
     unit=lambda item: str(item["group"]),
     counts=counts,
-    metrics=lambda protocol, part, items: _METRICS,
+    metrics=metrics,
     parts=lambda item: (str(item["type"]),),
-    headline=("accuracy", "question_accuracy", "image_accuracy", "group_accuracy"),
+    headline=("accuracy", "question_accuracy", "image_accuracy", "group_accuracy", "yes_ratio"),
+    undirected=("yes_ratio",),
 )

@@ -9,7 +9,11 @@ from mmpref.report.paper.table import PaperCell, PaperColumn, PaperTable
 from mmpref.statistics import FEWEST_CHANGED, RESAMPLES
 
 UNITS: dict[Unit, str] = {"percent": "%", "words": "words", "nats": "nats", "number": ""}
-_LABELS = {"chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "f1": "F1", "mean_length": "length", "yes_ratio": "says yes"}
+_LABELS = {
+    "chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "f1": "F1", "mean_length": "length", "yes_ratio": "says yes",
+    "tnr": "TNR", "tpr": "TPR", "harmonic_mean": "harmonic mean",
+    "question_accuracy": "Q-Acc", "image_accuracy": "I-Acc", "group_accuracy": "G-Acc",
+}  # fmt: skip
 _EXPLAINED = {
     "mean_length": "length: words of an answer",
     "yes_ratio": "says yes: the share of answers that are yes",

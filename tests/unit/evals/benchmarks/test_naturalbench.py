@@ -72,6 +72,8 @@ def test_metrics_by_hand(protocol):
     }
     assert found["multiple_choice/accuracy"] == pytest.approx(3 / 4)
     assert found["yes_no/group_accuracy"] == pytest.approx(1 / 2)
+    assert found["yes_ratio"] == found["yes_no/yes_ratio"] == pytest.approx(4 / 8)
+    assert "multiple_choice/yes_ratio" not in found
 
 
 @pytest.mark.parametrize(
