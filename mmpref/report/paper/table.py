@@ -194,7 +194,8 @@ def _group(
         name for name in wanted.metrics if name == YES_RATIO or any(name in _metrics(member) for member in group)
     ]
     columns = [_column(wanted.benchmark, name, members, comparisons) for name in metrics]
-    if YES_RATIO in metrics or any(member.unparsed for member in group):
+    reads = any(item.get("read") is not None for member in group for item in member.evaluation.items)
+    if YES_RATIO in metrics or reads or any(member.unparsed for member in group):
         columns.append(_unparsed(members))
     columns = [
         column for column in columns if any(cell.cell.value is not None or cell.cell.note for cell in column.cells)

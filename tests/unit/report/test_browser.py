@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmpref.report.page import build_report
+from mmpref.report.paper.write import write_papers
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -31,6 +32,22 @@ def site(demo_runs, world, tmp_path_factory):
     """The page on a server of our own that writes down what is asked for."""
     folder = tmp_path_factory.mktemp("site")
     build_report(demo_runs, folder / "page.html", images_root=world)
+    named = [f"{'a very long name of a model ' * 3 if n else '<b>x'}={run}" for n, run in enumerate(demo_runs)][:2]
+    named += [str(run) for run in demo_runs[2:]]
+    assert len(list(write_papers(named, [folder / "paper.html"]))) == 1
+    look = (
+        "<link rel=icon href='data:,'><iframe id=f src=paper.html style='width:390px;height:800px'></iframe>"
+        "<p id=out></p><script>f.onload=()=>{const d=f.contentDocument,t=d.querySelector('table.paper'),"
+        "r=[...t.querySelectorAll('tbody tr')],"
+        "widths=r.map(row=>row.children.length),w=s=>getComputedStyle(d.querySelector(s)).fontWeight;"
+        "out.textContent=`fits=${d.documentElement.scrollWidth<=d.documentElement.clientWidth} "
+        "rows=${r.length} cells=${[...new Set(widths)]} columns=${t.querySelectorAll('thead tr:last-child th').length} "
+        "best=${t.querySelectorAll('td.best strong').length>0} bold=${w('.paper strong')>w('.paper td .value')} "
+        "italic=${getComputedStyle(d.querySelector('.paper td em')).fontStyle} "
+        "notes=${[...d.querySelectorAll('.signs a')].every(a=>d.querySelector(a.getAttribute('href')))}`}"
+        "</script>"
+    )
+    (folder / "small.html").write_text(look)
     measure = (
         "<iframe id=f src=page.html style='width:390px;height:800px'></iframe><p id=out></p><script>"
         "f.onload=()=>{const d=f.contentDocument;"
@@ -75,4 +92,14 @@ def test_the_page_fits_a_phone(site, tmp_path):
     address, _ = site
     found = browse(f"{address}/phone.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
     assert "fits=true images=16 plots=14 rows=5" in found.stdout
+    assert complaints(found.stderr) == []
+
+
+def test_the_table_of_a_paper_fits_a_phone_shows_its_marks_and_fetches_nothing(site, tmp_path):
+    address, asked = site
+    asked.clear()
+    found = browse(f"{address}/small.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
+    assert asked == ["/small.html", "/paper.html"]
+    shown = "fits=true rows=5 cells=9 columns=8 best=true bold=true italic=italic notes=true"
+    assert shown in found.stdout
     assert complaints(found.stderr) == []
