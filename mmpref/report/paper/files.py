@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _ARROWS = {"lower": "↓", "higher": "↑"}
 _TEX_ARROWS = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}
 _WIDEST = 8
 """Columns of values side by side in LaTeX; more stand below, with the models named again."""
-_MARKDOWN = {letter: f"&#{ord(letter)};" for letter in "*_`[]~|\\"}
+_MARKS = re.compile(r"[*`\[\]~|\\]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def write_paper(table: PaperTable, out: Path, *, title: str | None = None, command: str = "") -> None:
@@ -116,11 +117,7 @@ def _raw(value: float | None) -> float | str:
 def as_markdown(table: PaperTable, title: str | None = None) -> str:
     """One pipe table; below it the footnotes, the notes and how it is read."""
     numbers = table.footnotes()
-    heads = [
-        f"{_markdown(group.heading)} ({_markdown(group.under)})<br>{_markdown(label(column))}{_head(column, _ARROWS)}"
-        + (_signs(group.footnotes, numbers, _raised) if column is group.columns[0] else "")
-        for group, column in _columns(table)
-    ]
+    heads = [_markdown_head(group, column, numbers) for group, column in _columns(table)]
     lines = [pipes(["model", *heads]), pipes(["---", *("---:" for _ in heads)])]
     for place, model in enumerate(table.models):
         lines.append(pipes([_markdown(model), *(_markdown_cell(c.cells[place], numbers) for _, c in _columns(table))]))
@@ -131,9 +128,17 @@ def as_markdown(table: PaperTable, title: str | None = None) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Text that no reader of Markdown takes for marks or for HTML."""
+    """Text that no reader of Markdown takes for marks or for HTML; a ``_`` inside a word is none."""
     plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(_MARKDOWN.get(letter, letter) for letter in plain)
+    return _MARKS.sub(lambda found: f"&#{ord(found[0])};", plain)
+
+
+def _markdown_head(group: Group, column: PaperColumn, numbers: dict[str, int]) -> str:
+    """Over every metric its benchmark, and over the first one of a group what else holds for all of it."""
+    over = _markdown(group.heading)
+    if column is group.columns[0]:
+        over += f" ({_markdown(group.under)}){_signs(group.footnotes, numbers, _raised)}"
+    return f"{over}<br>{_markdown(label(column))}{_head(column, _ARROWS)}"
 
 
 def _markdown_cell(found: PaperCell, numbers: dict[str, int]) -> str:

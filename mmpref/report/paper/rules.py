@@ -42,7 +42,8 @@ def rules_of(found: Evaluation) -> Rules:
     """The rules that a result names."""
     reader = found.results.get("reader")
     revision = reader.get("revision") if isinstance(reader, Mapping) else None
-    setting = found.results.get("setting")
+    told = found.results.get("setting")
+    setting = told.get("name") if isinstance(told, Mapping) else told
     return Rules(
         found.benchmark,
         found.protocol,

@@ -125,7 +125,8 @@ def paper_table(
         groups += _groups(models, chosen, notes)
         if chosen.added:
             where = f"{chosen.benchmark}/{chosen.part}" if chosen.part else chosen.benchmark
-            notes.append(f"{where}: {', '.join(chosen.added)} stand beside what was asked for, which misleads alone")
+            stand = "stand" if len(chosen.added) > 1 else "stands"
+            notes.append(f"{where}: {', '.join(chosen.added)} {stand} beside what was asked for, which misleads alone")
     return PaperTable(tuple(model.name for model in models), tuple(groups), tuple(dict.fromkeys(notes)))
 
 

@@ -224,6 +224,16 @@ def test_different_limits_of_new_tokens_and_options_are_told(tmp_path):
     assert "other options were given: synonyms=ours.txt for c; none for d" in text
 
 
+def test_named_settings_have_columns_of_their_own_and_one_model_may_have_several(tmp_path):
+    for setting in ("opera_512", "halc_64"):
+        chair(tmp_path / "all" / "m" / setting, made_up=range(len(setting)), setting={"name": setting, "whole": True})
+    chair(tmp_path / "all" / "n" / "x", made_up=(), setting={"name": "halc_64", "whole": True})
+    table = paper_table(load_models([str(tmp_path / "all")])[0])
+    assert {group.protocol: [member is not None for member in group.members] for group in table.groups} == {
+        "mmpref, opera_512": [True, False], "mmpref, halc_64": [True, True],
+    }  # fmt: skip
+
+
 def test_verdicts_of_other_judges_have_columns_of_their_own(tmp_path):
     for name, judge in (("a", "gpt-4-0314"), ("b", "other"), ("c", "gpt-4-0314")):
         chair(tmp_path / name, made_up=(1,))
