@@ -3,9 +3,9 @@ Assessment of Systematic Hallucinations of VLMs"; official script YanNeu/DASH-B 
 
 1,341 images without the object, found because models say yes to them, and 1,341 with it; 70 objects. ``questions`` are
 the repository's folder ``images`` (or its two files ``dash_benchmark_neg.json`` and ``dash_benchmark_pos.json``,
-``{dataset: {object: [image]}}``), or the rows of the data set ``YanNeu/DASH-B``: ``{"question_id", "img_id", "object",
-"question", "answer"}``, and ``image`` where the files have other names. An id is ``question_id``, or
-``neg/dataset/object/image``.
+``{dataset: {object: [image]}}``), or the rows of the data set ``YanNeu/DASH-B`` (JSON lines or parquet):
+``{"question_id", "img_id", "object", "question", "answer"}``, and ``image``, the image or the name of its file. An id
+is ``question_id``, or ``neg/dataset/object/image``.
 ``answers`` come by id, or as the file of the script (``img_id``, ``object_name``, ``response``): a number such as
 ``88.jpg`` is another image with every object, so that only both together name a question.
 
@@ -29,14 +29,15 @@ from mmpref.errors import DataError
 from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, Item, Items, ScoringProtocol, by_name, each
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
-from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids, yes_no_label
+from mmpref.evals.files.question_rows import refuse_repeated_ids, yes_no_label
+from mmpref.evals.files.question_tables import image_path, image_ref, question_table
 from mmpref.evals.files.question_words import plain
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.substrings import read_substring
 from mmpref.evals.text.yes_no import Reader, read_mmpref
 from mmpref.files.rows import Row, Source, as_id, is_path, load_json, row_id, short, text_of
-from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.records import Answer, EvalSample, user_turn
 from mmpref.statistics import Array, Formula, Metric, Ratio
 
 _HALVES = {"neg": "no", "pos": "yes"}
@@ -69,7 +70,7 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
             a pair of image and object stands in two rows, or one half is missing.
     """
     files = _files(source)
-    rows = [found for file in files for found in _listed(file)] if files else question_rows(source)
+    rows = [found for file in files for found in _listed(file)] if files else question_table(source)
     samples = [_sample(row, where, str(options["prompt_suffix"])) for where, row in rows]
     places = [where for where, _ in rows]
     refuse_repeated_ids(zip(places, (sample.id for sample in samples), strict=True), "question_id")
@@ -88,7 +89,7 @@ def _files(source: Source) -> list[Path]:
     """The repository's lists of images, where the source is these: a folder, or files of that name."""
     if isinstance(source, str | Path) and Path(source).is_dir():
         files = sorted(Path(source).glob("dash_benchmark_*.json"))
-        if not files:
+        if not files and not any(Path(source).glob("*.parquet")):
             raise DataError(f"{source}: no dash_benchmark_neg.json and dash_benchmark_pos.json in this folder")
         return files
     given = [source] if is_path(source) else source if isinstance(source, list | tuple) else []
@@ -130,27 +131,21 @@ def _sample(row: Row, where: str, suffix: str) -> EvalSample:
     if plain(thing) not in plain(question):
         raise DataError(f"{where}: question {short(question)} does not name the object {thing!r}")
     name = row_id(row, where, ("question_id", "id", "index"))
-    image = as_id(row.get("img_id")) or _path(row) or name
+    path = image_path(row.get("image"))
+    image = as_id(row.get("img_id")) or path or name
     return EvalSample(
         id=name,
-        images=(ImageRef(path=_path(row) or image),),
+        images=(image_ref(row.get("image"), path or image),),
         prompt=user_turn(question + suffix, num_images=1),
         target=yes_no_label(row, "answer" if "answer" in row else "gt", where),
         meta={
-            "image": f"{thing}/{image}" if _path(row) is None else str(_path(row)),
+            "image": path or f"{thing}/{image}",
             "question": question.removesuffix(_ASK_FOR_A_WORD).strip(),
             "object": thing,
             "img_id": image,
             "dataset": text_of(row, "dataset", where, ""),
         },
     )
-
-
-def _path(row: Row) -> str | None:
-    """The image's file, where the row names one and does not hold the image itself."""
-    image = row.get("image")
-    image = image.get("path") if isinstance(image, Mapping) else image
-    return image if isinstance(image, str) and image and not image.startswith("data:") else None
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -12,15 +12,16 @@ from typing import Any
 
 from mmpref.errors import DataError
 from mmpref.evals.files.answer_readers import name_of, read_rows
-from mmpref.evals.files.image_names import filled, image_of
+from mmpref.evals.files.image_names import filled
 from mmpref.evals.files.layouts import READ_AS
 from mmpref.evals.files.matching import match
-from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids, yes_no_label
+from mmpref.evals.files.question_rows import refuse_repeated_ids, yes_no_label
+from mmpref.evals.files.question_tables import image_path, image_ref, question_table
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.row_order import unconfirmed_order
 from mmpref.evals.files.rows import Saved
 from mmpref.files.rows import Row, Source, as_id, choose, is_path, load_json, short, text_of
-from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.records import Answer, EvalSample, user_turn
 
 YES_NO, CHOICE = "yes_no", "multiple_choice"
 PLACES = ("q0_i0", "q0_i1", "q1_i0", "q1_i1")
@@ -69,7 +70,7 @@ def _rows(source: Source) -> list[tuple[str, Row]]:
     if is_path(source) and Path(str(source)).suffix == ".json":
         content = load_json(str(source))
     if not isinstance(content, list) or not content or not all(isinstance(row, list) for row in content):
-        return question_rows(source)
+        return question_table(source)
     name = str(source) if is_path(source) else "questions"
     rows: list[tuple[str, Row]] = []
     for number, row in enumerate(content, 1):
@@ -157,13 +158,13 @@ def _plain_question(row: Row) -> str:
 def _sample(group: str, place: str, where: str, row: Row, prompt: str, pattern: str) -> EvalSample:
     kind = _kind(row, where)
     question, image = _plain_question(row), place[4]
-    name = next(iter(image_of({"image": _path(row.get("image"))}).values()), None)
+    name = image_path(row.get("image"))
     if name is None:
         name = filled(pattern, f"group {group}", _NAME_ADVICE, index=group, image=image)
     between = PROMPTS[prompt]
     return EvalSample(
         id=f"{group}/{place}",
-        images=(ImageRef(path=name),),
+        images=(image_ref(row.get("image"), name),),
         prompt=user_turn(question + ("" if between is None else between + _INSTRUCTIONS[kind]), num_images=1),
         target=_label(row, kind, where),
         meta={
@@ -175,11 +176,6 @@ def _sample(group: str, place: str, where: str, row: Row, prompt: str, pattern: 
             "source": row["Source"] if isinstance(row.get("Source"), str) else "",
         },
     )
-
-
-def _path(image: Any) -> Any:
-    """The name of an image's file; None for the image itself."""
-    return image.get("path") if isinstance(image, Mapping) else image
 
 
 def _kind(row: Row, where: str) -> str:

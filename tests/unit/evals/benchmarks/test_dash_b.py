@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmpref.errors import DataError
@@ -107,6 +109,23 @@ def test_rows_that_are_no_question_are_refused(rows, says, tmp_path):
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(DataError, match=rf"rows\.jsonl.*{says.partition(':')[2] or says}"):
         score("dash_b", file, by_id(SAID))
+
+
+def test_parquet_files_have_the_images_in_them(tmp_path):
+    """As the hub has them; the name that such an image has is another image's with another object."""
+    shards = []
+    for number, rows in enumerate((ROWS[:2], ROWS[2:])):
+        held = [{**row, "image": {"bytes": bytes([9, row["question_id"]]), "path": row["img_id"]}} for row in rows]
+        shards.append(tmp_path / f"test-0000{number}.parquet")
+        pq.write_table(pa.Table.from_pylist(held), shards[-1])
+    samples = load_samples("dash_b", tmp_path)
+    assert samples == load_samples("dash_b", shards)
+    assert [sample.images[0].data for sample in samples] == [bytes([9, number]) for number in range(4)]
+    assert len({sample.meta["image"] for sample in samples}) == 4
+    assert score("dash_b", tmp_path, by_id(SAID)) == score("dash_b", ROWS, by_id(SAID))
+    pq.write_table(pa.Table.from_pylist([{**ROWS[2], "answer": "maybe"}]), shards[1])
+    with pytest.raises(DataError, match=r"test-00001\.parquet, row 1: answer is 'maybe'"):
+        load_samples("dash_b", tmp_path)
 
 
 def test_half_of_the_lists_and_other_files_are_refused(folder, tmp_path):

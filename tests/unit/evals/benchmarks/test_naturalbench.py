@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmpref.errors import ConfigError, DataError
@@ -120,6 +122,18 @@ def test_rows_of_one_question_are_groups_of_four(keys):
     assert [(s.id, s.target, s.images, s.prompt) for s in load_samples("naturalbench", rows[::-1])] == [
         (s.id, s.target, s.images, s.prompt) for n in (2, 1, 0) for s in own[4 * n : 4 * n + 4]
     ]
+
+
+def test_a_parquet_file_has_the_images_in_it(tmp_path):
+    file = tmp_path / "train-00000-of-00001.parquet"
+    held = [
+        {**row, **{f"Image_{n}": {"bytes": bytes([row["Index"], n]), "path": None} for n in (0, 1)}} for row in GROUPS
+    ]
+    pq.write_table(pa.Table.from_pylist(held), file)
+    samples = load_samples("naturalbench", file)
+    assert [sample.images[0].data for sample in samples[4:8]] == [bytes([1, n]) for n in (0, 1, 0, 1)]
+    assert [sample.meta["image"] for sample in samples[4:8]] == ["1_0.jpg", "1_1.jpg"] * 2
+    assert run(questions=tmp_path).metrics == run().metrics
 
 
 def test_the_set_for_fine_tuning_is_read(tmp_path):
