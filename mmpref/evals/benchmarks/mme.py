@@ -204,7 +204,7 @@ def grade(
     """Read every answer with the protocol's reader and compare it with the label."""
     items: list[Item] = []
     for sample, text in pair_by_id(samples, answers):
-        read = protocol.read(text, str(sample.meta["question"]))
+        read = protocol.read(text, f"{sample.meta['question']} {_SUFFIX}")  # what was asked, suffix and all
         items.append(
             {
                 "id": sample.id,

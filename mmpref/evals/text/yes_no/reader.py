@@ -1,135 +1,519 @@
-"""Reading yes or no from a model's answer as a careful reader would, who knows the question.
+"""Reading yes or no from a model's answer as a careful person would who knows the question.
 
-What a person would hesitate over is ``unparsed``. It reads English.
+What a person would hesitate over is ``unparsed``: hedges that do not lean, refusals, contradictions, sentences about
+another thing or another attribute. Nothing is ever turned round. The conventions, with examples and how far the reader
+agrees with people, are in ``docs/reading_answers.md``.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from mmpref.evals.text.yes_no.clauses import Sentence, sentences_of
+from mmpref.evals.text.yes_no.echoes import contact_says, echo_says
+from mmpref.evals.text.yes_no.languages import foreign_word_says
+from mmpref.evals.text.yes_no.phrases import (
+    bare_word_says,
+    is_doubt,
+    phrase_says,
+    says_both,
+    verdict_says,
+    without_fillers,
+)
+from mmpref.evals.text.yes_no.presence import presence_says
+from mmpref.evals.text.yes_no.question import Asked, content_words, read_question
 from mmpref.evals.text.yes_no.tools import YesNo
+from mmpref.evals.text.yes_no.unasked import doubts_unasked, read_unasked
+from mmpref.evals.text.yes_no.words import word_set
+from mmpref.evals.text.yes_no.wrapping import (
+    first_turn,
+    fold,
+    plain,
+    structured_answer,
+    tagged_answer,
+    without_thinking,
+)
 
-_YES = frozenset(
-    {"yes", "yeah", "yep", "yup", "yea", "yess", "true", "correct", "affirmative", "definitely", "certainly"}
+_SIMPLE: dict[str, YesNo] = {"yes": "yes", "no": "no", "yes.": "yes", "no.": "no"}
+_LABEL = re.compile(
+    r"^(?:[\s\-•–—:.]*(?:the )?(?:final answer|answer|response|assistant|a|output|prediction|verdict|ans"
+    r"|result)\s*[:=])+\s*"
 )
-_NO = frozenset({"no", "nope", "nah", "nay", "false", "incorrect", "negative", "none", "not", "neither"})
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|\Z)", re.DOTALL)
-_BOXED = re.compile(r"\\boxed\{(?:\\text\{)?([^{}]*)\}?\}")
-_TAG = re.compile(r"</?[a-z_]+/?>")
-_DECORATION = re.compile(r"[*_`~#>|\"“”«»]+")
-_LABEL = re.compile(r"^(?:[\s\-•–—:.]*(?:final answer|answer|response|assistant|a)\s*[:=])+")
-_LIST_MARK = re.compile(r"^\W*(?:\(?(?:[a-d]|\d{1,2})[.):]\s+)?\W*")
-_CONCLUSION = re.compile(
-    r"\b(?:answer|conclusion|verdict)(?:\s+(?:is|would be|must be|to \w+ question is)|\s*[:=])[\s:]*(\w+)"
+_LIST_MARK = re.compile(r"^[^\w\s'\"(]*\s*(?:\(?(?:[a-d]|\d{1,2})[.):]\s+)?")
+_TICKS = "✅✓✔☑👍⭕"
+_CROSSES = "❌✗✘✖❎👎🚫⛔"
+_EMOJI_DRESS = re.compile("[\\s\ufe0e\ufe0f.!🏻-🏿]+")
+_REASON_LINE = re.compile(
+    r"^\s*(?:reason|reasoning|explanation|rationale|confidence|thought|thoughts|analysis|evidence|caption"
+    r"|description)\s*:.*$",
+    re.M,
 )
-# both words at once, in so many words: nothing was chosen
-_BOTH = re.compile(r"^\W*(?:yes\W+(?:(?:and|or)\W+)?no|no\W+(?:(?:and|or)\W+)?yes)\b\W*(?:$|\.)")
-# "no" and "not" that deny nothing, and words of doubt; each is taken out before the words are read
-_IDIOMS = re.compile(
-    r"\b(?:(?:there(?:'s| is) )?(?:no|without a|beyond) doubt(?: that| about it)?|no (?:problem|worries)|not only)\b"
+_ANSWER_LINE = re.compile(
+    r"(?:^|[\n.!?;:)\]]|\bso|\bthus|\btherefore|\bhence|,|\bmy|\bthe)\s*(?:the |my )?(?:final |correct |short "
+    r"|overall )?(?:answer|verdict|conclusion|prediction)\s*"
+    r"(?:(?:is|would be|must be|should be|will be|has to be)\b\s*:?|[:=]|to (?:the|this|your"
+    r"|that) question (?:\"[^\"]*\" |of [^.?!]{0,80} |\([^)]*\) )?is\b\s*:?)\s*(?P<rest>[^\n]*)"
 )
-_CANNOT = r"(?:can ?not|can't|do not|don't|could not|couldn't|unable to) (?:\w+ )?"
-_DOUBT = re.compile(
-    r"\b(?:not (?:\w+ )?(?:sure|certain|clear|possible|visible enough|enough)|un(?:sure|certain|clear|known|able)"
-    r"|(?:hard|difficult|impossible) to (?:say|tell|determine|know|see)|n/?a\b|maybe|perhaps"
-    rf"|{_CANNOT}(?:tell|say|determine|know|answer|help|assist|be (?:sure|certain|determined)|confirm)"
-    rf"|{_CANNOT}(?:see|view|access|open|process|analy[sz]e|have|find) (?:access to )?"
-    r"(?:the |this |that |your |an? |any )?(?:attached |provided )?(?:image|picture|photo)s?"
-    r"|no (?:image|picture|photo)(?: \w+)? (?:provided|attached|given|available))\b"
+_OPTION = re.compile(
+    r"^(?:the )?(?:correct )?(?:(?:final )?(?:answer|option|choice)\s*(?:is|:)?\s*)*\(?([a-d])\)?(?:[.):]"
+    r"|\s*$)\s*(.*)$",
+    re.S,
 )
-_NEGATION = re.compile(r"\b(?:no|not|none|never|neither|nothing|nowhere|cannot|without)\b|n't\b")
-# denials of what was asked; "not far from", "with no hat" and "are not wearing" deny something else
-_NOT = r"(?: not|n't)"
-_DENIAL = re.compile(
-    rf"\bthere(?:(?:'s| is| are| was| were) (?:no|not|none|nothing)\b|(?: is| are| was| were){_NOT}\b)"
-    rf"|\b(?:is|are|was|were){_NOT}(?:\s*[,;]|\s*\Z| (?:\w+ly )?(?:visible|present|shown|seen|there|here|in|on|any|an?"
-    r"|one|pictured|depicted|found|included|correct|true|right|the case)\b)"
-    rf"|\b(?:(?:do|does|did|can|could){_NOT}|cannot|can't) (?:\w+ly )?"
-    r"(?:see|contain|show|have|include|appear|feature|find|depict|spot|notice|observe|detect|look like|seem)\b"
-    r"|\b(?:sees?|contains?|shows?|includes?|features?|depicts?|find|spot) (?:no|none)\b"
-    r"|\b(?:image|picture|photo|scene) has no\b|\b(?:say|says|is|be|,|:) no\s*(?:[,;]|\Z)|[,:] no\b"
+_CONCLUDES = word_set("so thus therefore hence consequently accordingly ultimately overall conclusively finally")
+_CONCLUDES_TWO = {
+    ("in", "conclusion"), ("to", "conclude"), ("in", "summary"), ("in", "short"), ("as", "a"), ("to", "summarize"),
+    ("all", "in"), ("it", "follows"), ("final", "answer"), ("and", "so"), ("to", "sum"), ("bottom", "line"),
+    ("we", "conclude"),
+    ("i", "conclude"), ("which", "means"), ("this", "means"), ("that", "means"), ("we", "can"),
+}  # fmt: skip
+_CONCLUDING_REST = word_set("a result in all that up can conclude conclude means follows line")
+_CORRECTS = re.compile(
+    r"\b(?:wait|scratch that|correction|i mean|i meant|on second thought|hold on|my mistake|i was wrong"
+    r"|i stand corrected|let me correct"
+    r"|oops|upon closer|on closer|looking closer|look closer|looking again|a closer look|actually|sorry"
+    r"|apologies|i misspoke|strike that|let me rephrase)\b"
 )
-_CONTRAST = re.compile(r"\b(?:but|however|although|though|except|yet|unless)\b")
-_ABBREVIATION = re.compile(r"\b(mr|mrs|ms|dr|st|vs|e\.g|i\.e|etc)\.")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n+|[。！？…]")
-_WORD = re.compile(r"\w+(?:'\w+)?")
+_HELPS = re.compile(r"\b(?:help|assist|upload|provide|share|look at it|happy to)\b")
+_QUOTED = re.compile(r"\"[^\"\n]*\?[^\"\n]*\"|'(?:is|are|does|do|can)\b[^'\n]*\?'")
+_FLIPS = re.compile(
+    r"^(?:i|we) (?:really |honestly |personally )?(?:do|would|did|can) not (?:really |actually )?(?:think"
+    r"|believe|suppose|imagine|feel|see how)(?: that)? "
+    r"|^(?:there is )?no (?:way|chance|indication|evidence|sign|reason to (?:think|believe)|proof"
+    r"|hint)(?: that)? (?=there|a|an|any|the|it)"
+    r"|^i (?:highly |really |very much |seriously )?doubt(?: that| if| whether)? |^it is (?:very |highly |quite "
+    r"|rather |most )?(?:unlikely|improbable|doubtful)(?: that)? "
+    r"|^it is not (?:very |at all )?(?:likely|probable)(?: that)? |^it (?:does|do) not (?:seem|appear"
+    r"|look)(?: that| like| as if| as though)? "
+)
+_REVERSES = re.compile(
+    r"^(?:it|that|this) is (?:simply |just |certainly |definitely )?(?:not (?:true|correct|the case|right"
+    r"|accurate)|false|incorrect|untrue|wrong|not so)(?: to (?:say|claim))?(?: that)? "
+    r"|^i (?:can|could|would) not say(?: that)? (?=there (?:is|are) no)"
+)
+_LEANS = re.compile(
+    r"^(?:i|we) (?:do |really |would |can |also |strongly |certainly )*(?:think|believe|guess|suppose|assume"
+    r"|reckon|confirm|conclude|presume|gather|tell)(?: that)? "
+    r"|^(?:i am|we are) (?:fairly |quite |pretty |very |almost |absolutely |reasonably )*(?:sure|certain"
+    r"|confident|convinced|positive)(?: that)? "
+    r"|^it (?:really |certainly |also |rather )*(?:seems|appears|looks)(?: to me)?(?: that| like| as if"
+    r"| as though)? (?=there|a|an|the|some|two|it|he|she|they|someone|one)"
+    r"|^it is (?:very |quite |most |highly |rather )*(?:likely|probable|clear|obvious|evident|true|correct"
+    r"|certain|safe to say|apparent|fair to say|right|accurate to say|plain)(?: that)? "
+    r"|^(?:chances are|my guess is|in my (?:opinion|view)|to me|the answer is|i would say|as you can see"
+    r"|you can see|one can see)(?: that)? ?,? "
+    r"|^(?:based on|according to|looking at|from|judging by|judging from|after|upon|given|considering|in|having"
+    r"|to answer)\b[^,]{0,120} , "
+    r"|^(?:the )?(?:answer|verdict) : "
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """One thing that an answer says. ``kind``: a word that opens it, a conclusion, a plain word inside, a "
+    "statement."""
+
+    kind: str
+    says: YesNo
+    corrected: bool = False
 
 
 def read_mmpref(text: str, question: str = "") -> YesNo:
-    """What a careful reader takes from the answer, or "unparsed".
+    """What a careful person who knows the question takes the answer to claim, or "unparsed".
 
-    In this order: a yes or no that opens the answer ("Yes, but ...", "**NO**", "1. No"), unless a later conclusion
-    contradicts it; a stated conclusion ("the answer is no"); one that opens a later sentence; a yes, a no or a
-    plain denial within the first sentence. Doubt, refusal and both words at once are unparsed.
+    A stated conclusion and a correction count above what stands before them; a yes or no that opens the answer counts
+    where no statement contradicts it; else what the sentences say of the thing asked for counts. Only the first answer
+    of a text that goes on with other questions is read. Without a question ("") only words of yes and no, conclusions
+    and plain denials are read, because a sentence may be about anything.
     """
-    plain = _plain(text)
-    if not plain or _BOTH.match(plain):
-        return "unparsed"
-    sentences = [part.strip() for part in _SENTENCE_END.split(plain) if _WORD.search(part)]
-    if not sentences:
-        return "unparsed"
-    opening = _opening_says(sentences[0])
-    concluded = {_word_says(word) for word in _CONCLUSION.findall(plain) if word != "not"} - {"unparsed"}
-    if opening != "unparsed":
-        return "unparsed" if concluded - {opening} else opening
-    later = concluded or {_opening_says(sentence) for sentence in sentences[1:]} - {"unparsed"}
-    if len(later) > 1:
-        return "unparsed"
-    for said in later:
-        return said
-    return _statement_says(sentences[0])
+    asked = read_question(question)
+    simple = _SIMPLE.get(text.strip().lower())
+    if simple is not None:
+        return "unparsed" if asked.kind == "choice" else simple
+    said = _read(fold(text), question, asked)
+    return "unparsed" if asked.kind == "choice" else said
 
 
 def says_unsure(text: str, question: str = "") -> bool:
-    """Whether the answer says in so many words that it does not know."""
-    return read_mmpref(text, question) == "unparsed" and _DOUBT.search(_IDIOMS.sub(" ", _plain(text))) is not None
+    """Whether the answer says in so many words that it does not know, or refuses."""
+    if read_mmpref(text, question) != "unparsed":
+        return False
+    if doubts_unasked(text):
+        return True
+    return any(is_doubt(sentence.words) for sentence in sentences_of(plain(without_thinking(fold(text))[0])))
 
 
-def _plain(text: str) -> str:
-    """Lower-case text with markup, thinking, invisible characters and typographic apostrophes taken out."""
-    folded = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES)
-    folded = "".join(char for char in folded if unicodedata.category(char) != "Cf").casefold()
-    folded = _THINKING.sub(" ", folded)
-    folded = _BOXED.sub(r" answer: \1 ", folded).replace("\\text", " ")
-    folded = _DECORATION.sub(" ", _TAG.sub(" ", folded))
-    return _ABBREVIATION.sub(r"\1", folded).strip()
+def _read(folded: str, question: str, asked: Asked) -> YesNo:
+    text, endless = without_thinking(folded)
+    if endless:
+        return _endless_says(text)
+    structured = structured_answer(text, asked.names)
+    if structured is not None:
+        return _read_text(first_turn(structured), question, asked, folded=structured)
+    tagged = tagged_answer(text)
+    if tagged is not None:
+        return _read_text(plain(tagged), question, asked, folded=tagged)
+    return _read_text(plain(first_turn(text)), question, asked, folded=text)
 
 
-_APOSTROPHES = {ord(char): "'" for char in "’‘ʼ´`＇"}
+def _endless_says(text: str) -> YesNo:
+    """Thinking that never ended counts only for a conclusion in so many words at its end."""
+    found = [*_ANSWER_LINE.finditer(plain(text))]
+    sentences = sentences_of(found[-1]["rest"]) if found else []
+    return bare_word_says(sentences[0].clauses[0]) if sentences else "unparsed"
 
 
-def _word_says(word: str) -> YesNo:
-    if word in _YES or word == "y":
-        return "yes"
-    return "no" if word in _NO or word == "n" else "unparsed"
-
-
-def _opening_says(sentence: str) -> YesNo:
-    """What the sentence's first word says, after labels and list marks."""
-    body = _LIST_MARK.sub("", _LABEL.sub("", sentence), count=1)
-    if _IDIOMS.match(body) or _DOUBT.match(body) or _BOTH.match(body):
+def _read_text(text: str, question: str, asked: Asked, folded: str) -> YesNo:
+    if not text:
         return "unparsed"
-    words = _WORD.findall(body)
+    if any(char in _TICKS or char in _CROSSES for char in text[:200]):
+        emoji = _emoji_says(text, asked)
+        if emoji is not None:
+            return emoji
+    body = _LIST_MARK.sub("", _LABEL.sub("", text), count=1) if not asked.options else _LABEL.sub("", text)
+    if asked.options:
+        chosen = _option_says(body, asked)
+        if chosen is not None:
+            return chosen
+        body = _LIST_MARK.sub("", body, count=1)
+    foreign = foreign_word_says(body.lstrip(" \"'¡¿(["))
+    if foreign != "unparsed":
+        return foreign
+    if not question.strip():
+        return read_unasked(_REASON_LINE.sub("", folded))
+    return _decide(_claims(body, asked))
+
+
+def _emoji_says(text: str, asked: Asked) -> YesNo | None:
+    """A tick or cross that stands alone, or beside the name of what was asked for; None where words decide."""
+    marks = {"yes" if char in _TICKS else "no" for char in text if char in _TICKS or char in _CROSSES}
+    rest = _EMOJI_DRESS.sub(" ", "".join(char for char in text if char not in _TICKS + _CROSSES)).strip()
+    rest = _LABEL.sub("", f"{rest}:" if rest in {"answer", "final answer"} else rest).strip(" :")
+    if rest and rest not in asked.names:
+        return None
+    return "unparsed" if len(marks) > 1 else ("yes" if "yes" in marks else "no")
+
+
+def _option_says(body: str, asked: Asked) -> YesNo | None:
+    """The option that a letter names; None where no letter opens the answer."""
+    found = _OPTION.match(body.strip())
+    if found is None or found.group(1) not in asked.options:
+        return None
+    said = asked.options[found.group(1)]
+    sentences = sentences_of(found.group(2))
+    if sentences:
+        word, _ = verdict_says(without_fillers(sentences[0].clauses[0]))
+        if word not in {"unparsed", said}:
+            return "unparsed"
+    return said
+
+
+# --- what the sentences say ------------------------------------------------------------------------------------------
+
+
+def _claims(body: str, asked: Asked) -> list[_Claim]:
+    """Everything that the answer says about the question, in its order."""
+    claims: list[_Claim] = []
+    text = _QUOTED.sub(" ", body)
+    if "\n" in text:
+        text = _REASON_LINE.sub("", text)
+    concluded: list[_Claim] = []
+    if "answer" in text or "verdict" in text or "conclusion" in text or "prediction" in text:
+        for found in _ANSWER_LINE.finditer(text):
+            said = _stated_answer(found["rest"], asked)
+            if said != "unparsed":
+                concluded.append(_Claim("conclusion", said))
+    sentences = sentences_of(text)
+    corrected = False
+    for index, sentence in enumerate(sentences):
+        if sentence.asks:
+            if claims:
+                break  # another question: the first answer ends here
+            if _is_other_question(sentence, asked):
+                break
+            continue
+        found_here, corrected = _sentence_claims(sentence, asked, index == 0, corrected)
+        if index == 0 and len(sentences) > 1 and _is_courtesy(sentence):
+            continue
+        claims += found_here
+        if len(claims) > 400:
+            break
+    return claims + concluded
+
+
+def _is_courtesy(sentence: Sentence) -> bool:
+    """ "Sure!", "Certainly!" before what the answer says."""
+    words = set(sentence.words)
+    return words <= _COURTESY
+
+
+_COURTESY = word_set("sure certainly of course well ok okay alright gladly right , thing")
+
+
+def _stated_answer(rest: str, asked: Asked) -> YesNo:
+    sentences = sentences_of(rest)
+    if not sentences:
+        return "unparsed"
+    words = without_fillers(sentences[0].clauses[0])
+    if asked.options and words and words[0] in asked.options:
+        return asked.options[words[0]]
+    said, _ = verdict_says(words)
+    if said == "unparsed":
+        said = (
+            phrase_says(words, asked)
+            if words and words[0] in {"true", "false", "correct", "incorrect", "affirmative", "negative"}
+            else said
+        )
+    if said == "unparsed":
+        said = bare_word_says(words)
+    return said
+
+
+def _is_other_question(sentence: Sentence, asked: Asked) -> bool:
+    """Whether a question in the answer asks for something else than the question does."""
+    words = {word for word in content_words(" ".join(sentence.words)) if word.isalpha() and len(word) > 2}
+    own = asked.content
+    names = asked.names
+    new = [word for word in words if word not in own and word not in names and word not in _QUESTION_WORDS]
+    return bool(new) and not words & own
+
+
+_QUESTION_WORDS = word_set(
+    "imag pictur photo scen see can you visibl present what about right question answer ask let look"
+)
+
+
+def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: bool) -> tuple[list[_Claim], bool]:
+    """What a sentence says, and whether it, or one before it, takes something back."""
+    claims: list[_Claim] = []
+    if says_both(sentence.clauses[0]):
+        return [_Claim("opening", "yes"), _Claim("opening", "no")], corrected
+    seen_correction = corrected
+    corrects = _CORRECTS.search(" ".join(sentence.words[:400])) is not None
+    helps = first and _HELPS.search(" ".join(sentence.words[:60])) is not None
+    doubted = None
+    for place, clause in enumerate(sentence.clauses):
+        starts = corrects and not seen_correction and _corrects(clause)
+        seen_correction = seen_correction or starts
+        before = (
+            starts and verdict_says(without_fillers(clause))[1] > 0
+        )  # "no, wait": the word stands before the correction
+        for kind, said in _clause_claims(clause, asked, opens=place == 0):
+            if helps and kind == "opening":
+                continue
+            if kind == "statement":
+                if doubted is None:
+                    doubted = [is_doubt(each) for each in sentence.clauses]
+                if doubted[place]:
+                    continue
+            claims.append(_Claim(kind, said, corrected=seen_correction and not (kind == "opening" and before)))
+    return claims, seen_correction
+
+
+def _corrects(clause: tuple[str, ...]) -> bool:
+    line = " ".join(clause[:200])
+    found = _CORRECTS.search(line)
+    if found is None:
+        return False
+    return (
+        found.start() == 0
+        or line[: found.start()].endswith(", ")
+        or found.group() not in {"actually", "sorry", "apologies"}
+    )
+
+
+def _clause_claims(clause: tuple[str, ...], asked: Asked, opens: bool) -> list[tuple[str, YesNo]]:
+    """What one clause says: its opening word, and the statement after it."""
+    found: list[tuple[str, YesNo]] = []
+    kind = "opening" if opens else "inner"
+    stripped = _without_correction(clause)
+    words, concluding = _without_conclusion(stripped)
+    if concluding:
+        kind = "conclusion"
+    words = without_fillers(words)
+    if not words:  # courtesy alone is an answer: "Sure!"
+        said = phrase_says(stripped, asked)
+        return [(kind, said)] if said != "unparsed" else []
+    said, size = verdict_says(words)
+    if said != "unparsed":
+        found.append((kind, said))
+        words = without_fillers(words[size:])
+        while words and verdict_says(words)[0] == said and words[0] in {"yes", "no", "nope", "yeah"}:
+            words = without_fillers(words[1:])
+        if words and verdict_says(words)[0] not in {"unparsed", said}:
+            found.append((kind, verdict_says(words)[0]))
+        kind = "inner"
     if not words:
-        return "unparsed"
-    if words[0] in {"y", "n"} and len(words) > 1:
-        return "unparsed"
-    if words[0] in {"definitely", "certainly", "absolutely", "most"} and len(words) > 1:
-        return next((found for found in map(_word_says, [*words[1:3], words[0]]) if found != "unparsed"), "unparsed")
-    if words[0] in {"true", "false", "correct", "incorrect", "negative", "neither"} and len(words) > 2:
-        return "unparsed"  # an adjective of what follows, and no answer
-    return _word_says(words[0])
+        return found
+    whole = phrase_says(stripped, asked) if not found and not concluding else "unparsed"
+    if whole == "unparsed":
+        whole = phrase_says(words, asked)
+    if whole != "unparsed" and not (is_doubt(words) and whole == "yes"):
+        return [*found, ("conclusion" if concluding else kind, whole)]
+    head, rest = _split_at_comma(words)
+    if rest:
+        part = phrase_says(head, asked)
+        if part != "unparsed" and not _is_filler(head):
+            found.append(("conclusion" if concluding else kind, part))
+            words = rest
+        else:
+            part = next(
+                (said for piece in _comma_parts(words) if (said := bare_word_says(piece)) != "unparsed"), "unparsed"
+            )
+            if part != "unparsed":
+                found.append(("conclusion" if concluding else "inner", part))
+    else:
+        part = bare_word_says(words)
+        if part != "unparsed":
+            return [*found, ("conclusion" if concluding else "inner", part)]
+    said = _statement_says(words, asked)
+    if said != "unparsed":
+        found.append(("conclusion" if concluding else "statement", said))
+    return found
 
 
-def _statement_says(sentence: str) -> YesNo:
-    """What a sentence says that does not open with it: a yes or no inside it, or a plain denial."""
-    certain = _IDIOMS.sub(" ", sentence)
-    doubted = _DOUBT.search(certain) is not None
-    certain = _DOUBT.sub(" ", certain)
-    says_yes = re.search(r"\byes\b", certain) is not None
-    if says_yes:
-        return "unparsed" if _NEGATION.search(certain) else "yes"
-    if doubted or _CONTRAST.search(certain) or not _DENIAL.search(certain):
+def _without_correction(clause: tuple[str, ...]) -> Sequence[str]:
+    """A clause without the words that announce a correction."""
+    words: Sequence[str] = clause
+    for _ in range(4):
+        if not words:
+            break
+        if words[0] in {"wait", "oops", "sorry", "correction", "oh", ",", "apologies", "actually"}:
+            words = words[1:]
+        elif tuple(words[:2]) in {
+            ("i", "mean"),
+            ("i", "meant"),
+            ("hold", "on"),
+            ("scratch", "that"),
+            ("strike", "that"),
+            ("my", "mistake"),
+        }:
+            words = words[2:]
+        elif tuple(words[:3]) in {
+            ("on", "second", "thought"),
+            ("on", "closer", "inspection"),
+            ("upon", "closer", "inspection"),
+        }:
+            words = words[3:]
+        else:
+            break
+    return words
+
+
+def _without_conclusion(words: Sequence[str]) -> tuple[Sequence[str], bool]:
+    concluding = False
+    while words:
+        if words[0] in _CONCLUDES or (words[0] in {",", "and"} and len(words) > 1):
+            concluding = concluding or words[0] in _CONCLUDES
+            words = words[1:]
+        elif tuple(words[:2]) in _CONCLUDES_TWO:
+            concluding = True
+            words = words[2:]
+            while words and words[0] in _CONCLUDING_REST:
+                words = words[1:]
+        else:
+            break
+    return words, concluding
+
+
+def _split_at_comma(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    for place, word in enumerate(words[:16]):
+        if word == ",":
+            return words[:place], words[place + 1 :]
+    return words, ()
+
+
+def _comma_parts(words: Sequence[str]) -> list[Sequence[str]]:
+    parts: list[Sequence[str]] = []
+    start = 0
+    for place, word in enumerate(words):
+        if word == ",":
+            parts.append(words[start:place])
+            start = place + 1
+    return [*parts, words[start:]]
+
+
+def _is_filler(words: Sequence[str]) -> bool:
+    return not without_fillers(words)
+
+
+def _statement_says(words: Sequence[str], asked: Asked) -> YesNo:
+    """What a clause states about what was asked for, with "I think", "it is not true that" and the like taken in."""
+    flips = reverses = False
+    line = " ".join(words[:200])
+    for _ in range(3):
+        if (found := _REVERSES.match(line)) is not None:
+            reverses = not reverses
+        elif (found := _FLIPS.match(line)) is not None:
+            if flips:
+                return "unparsed"
+            flips = True
+        else:
+            found = _LEANS.match(line)
+            if found is None:
+                break
+            if found.group().rstrip().endswith(",") and any(
+                word in found.group().split() for word in ("if", "no", "not")
+            ):
+                break
+        line = line[found.end() :].lstrip(" ,")
+    shortened = line.split() if len(line) < len(" ".join(words[:200])) else words
+    if not shortened:
         return "unparsed"
-    return "no"
+    said = _plain_statement_says(shortened, asked)
+    if said == "unparsed" and shortened is not words:
+        said = phrase_says(shortened, asked)
+    if said == "unparsed":
+        return said
+    if flips:
+        said = "no" if said == "yes" else "unparsed"
+    if reverses and said != "unparsed":
+        said = "no" if said == "yes" else "yes"
+    return said
+
+
+def _plain_statement_says(words: Sequence[str], asked: Asked) -> YesNo:
+    if asked.kind == "presence":
+        said = presence_says(words, asked)
+    elif asked.kind == "contact":
+        said = contact_says(words, asked)
+    elif asked.kind == "statement":
+        said = echo_says(words, asked)
+        if said == "unparsed" and asked.things and presence_says(words, asked) == "yes":
+            said = "yes"
+    else:
+        return "unparsed"
+    if asked.negated and said != "unparsed":
+        return "no" if said == "yes" else "yes"
+    return said
+
+
+# --- one reading from all of it --------------------------------------------------------------------------------------
+
+
+def _decide(claims: list[_Claim]) -> YesNo:
+    for place, claim in enumerate(claims):
+        if claim.corrected:
+            before = {each.says for each in claims[:place]}
+            if before and before != {claim.says}:
+                return _decide([replace(each, corrected=False) for each in claims[place:]])
+            break
+    opening = _of(claims[:1], "opening")
+    concluded = _of(claims, "conclusion")
+    words = _of(claims, "opening") | _of(claims, "inner")
+    stated = _of(claims, "statement")
+    if opening:
+        said = claims[0].says
+        others = words | concluded | stated
+        return "unparsed" if others - {said} else said
+    if concluded:
+        last = next(claim.says for claim in reversed(claims) if claim.kind == "conclusion")
+        return "unparsed" if len(concluded) > 1 else last
+    if words:
+        return "unparsed" if len(words | stated) > 1 else next(iter(words))
+    return next(iter(stated)) if len(stated) == 1 else "unparsed"
+
+
+def _of(claims: list[_Claim], kind: str) -> set[YesNo]:
+    return {claim.says for claim in claims if claim.kind == kind}

@@ -93,7 +93,7 @@ def test_vlmevalkit_needs_one_whole_word_after_its_clean_up(answer, verdict):
         ("", U), ("   ", U), ("There is a dog", U), ("yes/no", U), ("Yes and no", U), ("No.\nYes.", U),
         ("Yes. The answer is no", U), ("There is a cat but no dog", U), ("I'm not sure.", U), ("I can't tell", U),
         ("It is impossible to say yes or no", U), ("I cannot see the image.", U), ("N/A", U), ("Unknown", U),
-        ("Não", U),
+        ("Não", N),
         ("I'm sorry, but I cannot help", U), ("There is no doubt that there is a dog", U), ("<think>hmm no", U),
         ("...", U),
         # a letter that more words follow answers nothing

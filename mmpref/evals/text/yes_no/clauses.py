@@ -1,0 +1,151 @@
+"""An answer in pieces: sentences, their clauses, and words with the contractions written out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from mmpref.evals.text.yes_no.words import word_set
+
+_BARE_CONTRACTIONS = {
+    "isnt": "is not", "arent": "are not", "dont": "do not", "doesnt": "does not", "didnt": "did not",
+    "cant": "can not", "couldnt": "could not", "wasnt": "was not", "werent": "were not", "theres": "there is",
+    "wouldnt": "would not", "hasnt": "has not", "havent": "have not", "cannot": "can not", "aint": "is not",
+    "thats": "that is", "won't": "will not", "can't": "can not", "ain't": "is not", "shan't": "shall not",
+    "noone": "nobody", "y'all": "you", "ma'am": "madam", "o'clock": "oclock", "let's": "let us", "im": "i am",
+}  # fmt: skip
+_ENDINGS = {"n't": "not", "'re": "are", "'m": "am", "'ve": "have", "'d": "would", "'ll": "will"}
+_IS_AFTER = word_set("it that this there here he she what who which where one everything nothing something")
+
+_ABBREVIATION = re.compile(r"\b(mr|mrs|ms|dr|st|vs|e\.g|i\.e|etc|approx|no(?=\.\s?\d))\.")
+_SENTENCE = re.compile(r"[^.!?\n。！？…]*(?:\.(?=[\w\"'])[^.!?\n。！？…]*)*([.!?。！？…\n]*)")
+_TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[,;:()\[\]\"–—/]|(?<=\s)-+(?=\s|$)|[✅❌✓✔✗✘👍👎☑❎✖🚫]|\.(?=\w)|'s\b|%")
+# the marks and words between which clauses lie
+_MARKS = frozenset({";", ":", "(", ")", "[", "]", "–", "—", "-", "--"})
+_JOINTS = word_set("but while whereas although though however yet because since except nevertheless nonetheless "
+                    "instead-of unlike")  # fmt: skip
+# after a comma, or "and", these begin a clause of their own
+_BEGINNERS = word_set("there i we it they he she only just instead so therefore thus hence this that these those "
+                       "meaning making")  # fmt: skip
+
+# "no" and "not" that deny nothing, and set phrases, taken out or put in plain words
+_IDIOMS = [
+    (r"not (?:only|just|merely|simply)(?: is | are )(?=there\b)", "there is there "),
+    (r"not (?:only|just|merely|simply)\b", ""),
+    (r"(?:there is |have |i have )?(?:no|without a|without any|beyond) (?:doubt|question)(?: about (?:it"
+        r"|that))?(?: that)?\b",
+     " "),
+    (r"no (?:problem|worries|wonder|trouble|big deal|kidding)\b", " ,"),
+    (r"not one ,? ?but\b", ""), (r"no (?:fewer|less) than\b", ""), (r"more than one\b", "two"),
+    (r"not (?:too |so |very )?far (?:away )?from\b", "near"), (r"not (?:alone|uncommon|unlike)\b", ""),
+    (r"(?:can|could) not (?:help but|miss)\b", "see"), (r"nothing (?:but|except|other than|more than)\b", "only"),
+    (r"(?:anything|everything) but\b", "not"), (r"not to mention\b", "and"), (r"whether or not\b", "whether"),
+    (r"in front of\b", "before"), (r"no one\b", "nobody"), (r"no-one\b", "nobody"),
+    (r"(?:it|this|that|what|there) (?:clearly |certainly |really |very much |definitely |kind of |sort of )?"
+     r"(?:looks?|looked|seems?|appears?|sounds) (?:a lot |very much |more |quite |to me )?like\b", "it is"),
+    (r"(?:it|this|that|what) (?:really |clearly )?(?:appear|appears|seem|seems) to be\b", "it is"),
+    (r"(?:it )?would (?:seem|appear)\b", "it seems"), (r"(?:seem|seems|appear|appears|looks) to be\b", "is"),
+    (r"(?:does|do|did) not (?:seem|appear|look)(?: to)? be\b", "is not"),
+    (r"(?:does|do|did) not (?:seem|appear|look) (?:to|like)\b", "does not"),
+    (r"(?:seem|seems|appear|appears|looks) to (?=show|have|contain|depict|feature|include)", "it does "),
+    (r"i (?:would|will|must|have to|can|need to) (?:have to |go with |also )?say\b", "i think"),
+    (r"at (?:first|a first|initial) (?:glance|sight|look)\b", "maybe"), (r"even though\b", "although"),
+    (r"(?:as far as|from what) i (?:can|could) (?:see|tell)\b", ""),
+    (r"(?<!not )that i (?:can|could) see\b", ""), (r"on the contrary\b", "on-the-contrary"), (r"in fact\b", "indeed"),
+    (r"may or may not\b", "might"), (r"might or might not\b", "might"), (r"could or could not\b", "might"),
+    (r"any ?more\b", ""), (r"(?:is|are) no longer\b", "perhaps"), (r"no longer\b", "perhaps"),
+    (r"under no circumstances\b", "never"), (r"no matter\b", "whatever"), (r"so far\b", ""),
+]  # fmt: skip
+_IDIOM = re.compile("|".join(rf"(?P<i{index}>\b{pattern})" for index, (pattern, _) in enumerate(_IDIOMS)))
+_IDIOM_STARTS = re.compile(
+    r"\b(?:no|not|without|beyond|more|anything|everything|nothing|whether|in|it|this|that|what|there|would|seem"
+    r"|seems|"
+    r"appear|appears|looks|i|at|as|from|any|may|might|could|can|under|so|even|on|do|does|did)\b"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence as clauses of words; ``asks`` where it ends with a question mark."""
+
+    clauses: tuple[tuple[str, ...], ...]
+    asks: bool
+
+    @property
+    def words(self) -> list[str]:
+        return [word for clause in self.clauses for word in clause]
+
+
+def sentences_of(text: str) -> list[Sentence]:
+    """The sentences of a folded, plain text that have a word."""
+    found = []
+    text = _ABBREVIATION.sub(r"\1", text)
+    for match in _SENTENCE.finditer(text):
+        if match.end() == match.start():
+            continue
+        clauses = clauses_of(match.group())
+        if clauses:
+            found.append(Sentence(clauses, "?" in match.group(1) or "？" in match.group(1)))
+    return found
+
+
+def words_of(text: str) -> list[str]:
+    """The words and marks of a text, contractions and set phrases written out."""
+    written: list[str] = []
+    for token in _TOKEN.findall(text):
+        if token.isalpha() and token not in _BARE_CONTRACTIONS:
+            written.append(token)
+        else:
+            written += _written_out(token, written[-1] if written else "")
+    line = " ".join(written)
+    if _IDIOM_STARTS.search(line) is None:
+        return written
+    return _IDIOM.sub(lambda match: _IDIOMS[int((match.lastgroup or "i0")[1:])][1], line).split()
+
+
+def _written_out(token: str, before: str) -> list[str]:
+    if token in _BARE_CONTRACTIONS:
+        return _BARE_CONTRACTIONS[token].split()
+    for ending, word in _ENDINGS.items():
+        if token.endswith(ending) and len(token) > len(ending):
+            return [token[: -len(ending)], word]
+    if token.endswith("'s") and len(token) > 2:
+        stem = token[:-2]
+        return [stem, "is" if stem in _IS_AFTER else "'s"]
+    return [token]
+
+
+@lru_cache(maxsize=4096)
+def clauses_of(text: str) -> tuple[tuple[str, ...], ...]:
+    """The clauses of one sentence."""
+    clauses: list[tuple[str, ...]] = []
+    current: list[str] = []
+    words = words_of(text)
+
+    def finish() -> None:
+        while current and current[-1] in {",", "and", '"', "/"}:
+            current.pop()
+        while current and current[0] in {",", "/"}:
+            current.pop(0)
+        if any(word not in {",", '"', "/"} for word in current):
+            clauses.append(tuple(current))
+        current.clear()
+
+    for index, word in enumerate(words):
+        after = words[index + 1] if index + 1 < len(words) else ""
+        if word in _MARKS or word in _JOINTS:
+            finish()
+            continue
+        if (
+            word in _BEGINNERS
+            and current
+            and (current[-1] == "," or (current[-1] == "and" and word not in {"only", "just"}))
+        ):
+            finish()
+        elif word == "and" and after in _BEGINNERS and after not in {"only", "just", "that", "this", "these", "those"}:
+            finish()
+            continue
+        current.append(word)
+    finish()
+    return tuple(clauses)

@@ -1,0 +1,302 @@
+"""Whether a clause repeats the question as a statement, or denies it: "is the sky blue", "the sky is not blue".
+
+Words are compared in their order, so that "the red line is longer than the blue line" never answers for the other way
+round; another attribute says nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from mmpref.evals.text.singular import singular
+from mmpref.evals.text.yes_no.presence import is_open
+from mmpref.evals.text.yes_no.question import Asked
+from mmpref.evals.text.yes_no.stems import stem
+from mmpref.evals.text.yes_no.things import Words, narrower
+from mmpref.evals.text.yes_no.tools import YesNo
+from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, BE_WORDS, IMAGE_WORDS, NOT_REAL, PREPOSITIONS, word_set
+
+_ARTICLES = word_set("a an the this that these those any some there")
+_PRONOUNS = word_set("it they he she that this these those both them one")
+_PASSED_OVER = word_set("to be been being have has quite slightly bright light dark deep pale brightly in fact")
+_PARTLY = word_set("partly partially half not-quite almost nearly mostly only completely entirely fully all "
+    "totally too "
+                    "somewhat exactly always")  # fmt: skip
+_LOOKS = word_set("look looks looked seem seems seemed appear appears appeared remains stays")
+_IN_IMAGE = re.compile(
+    r"\b(?:in|of|from|within|on) (?:the |this |that |these |your |given |provided )*(?:image|picture|photo"
+    r"|photograph|scene|"
+    r"figure|frame)s?\b"
+)
+_LEAD = re.compile(r"^(?:based on|according to|looking at|as shown in|from|judging by|as|in)\b[^,]{0,100} , ")
+_CONTRAST = re.compile(r"(?:\brather than\b|\binstead of\b|(?:, |\band )not\b|, rather than\b)")
+
+
+def echo_says(words: Sequence[str], asked: Asked) -> YesNo:
+    """What a clause says that repeats the question's words as a statement."""
+    wanted = (*asked.subject, *asked.predicate)
+    if not wanted or (not asked.predicate and not asked.subject):
+        return "unparsed"
+    names = frozenset(wanted)
+    line = " ".join(words[:120])
+    line = _IN_IMAGE.sub(" ", _LEAD.sub("", line)).replace(" pair of ", " ")
+    if is_open(line.split(), names) or any(word in NOT_REAL - names for word in line.split()):
+        return "unparsed"
+    contrast = _CONTRAST.search(line)
+    if contrast is not None:
+        said = _contrast_says(line[: contrast.start()].split(), line[contrast.end() :].split(), asked)
+        if said != "unparsed":
+            return said
+        line = line[: contrast.start()]
+    return _statement_says(_bare(line.split()), asked)
+
+
+def _bare(words: Sequence[str]) -> list[str]:
+    """The words without articles; "this" stays where it stands for a noun."""
+    kept = []
+    for index, word in enumerate(words):
+        after = words[index + 1] if index + 1 < len(words) else ""
+        stands = word in _PRONOUNS and (not after or after in AUXILIARIES or after in _LOOKS or after in ADVERBS)
+        if word in {'"', "/", "'s"} or (word in _ARTICLES and not stands):
+            continue
+        kept.append(word)
+    return kept
+
+
+def _statement_says(words: list[str], asked: Asked) -> YesNo:
+    while words and (words[0] in ADVERBS - {"both"} or words[0] == ","):
+        words = words[1:]
+    if not words:
+        return "unparsed"
+    subject, predicate = list(asked.subject), list(asked.predicate)
+    # no subject: "blue", "not blue"
+    if words[0] == "not" and _matches(words[1:], predicate, whole=True):
+        return "no"
+    if predicate and subject and words[0] not in _PRONOUNS and _matches(words, predicate, whole=True):
+        return "yes"
+    verb = next((place for place, word in enumerate(words) if word in AUXILIARIES or word in _LOOKS), None)
+    if verb is None or verb == 0 or words[verb - 1] == "to":
+        return _plain_statement_says(words, subject, predicate)
+    before, after = words[:verb], words[verb + 1 :]
+    # the border between subject and predicate is where the statement has its verb
+    wanted = [*subject, *predicate]
+    size = len(before)
+    if 0 < size < len(wanted) and all(map(_same, before, wanted)):
+        predicate = wanted[size:]
+    elif not _is_subject(before, subject):
+        return _plain_statement_says(words, subject, predicate)
+    denied = False
+    while after and (
+        after[0] in ADVERBS - _PARTLY
+        or after[0] in {"not", "never"}
+        or after[0] in _LOOKS | BE_WORDS | {"to", "like", "have"}
+    ):
+        if after[0] in {"not", "never"}:
+            if denied:
+                return "unparsed"
+            denied = True
+        after = after[1:]
+    if _matches(after, predicate):
+        return "no" if denied else "yes"
+    if not denied and _conjoined(after, predicate):
+        return "yes"
+    if denied and before[0] in _PRONOUNS and len(predicate) > 1 and _named(asked, after):
+        return "no"
+    return "unparsed"
+
+
+def _plain_statement_says(words: list[str], subject: list[str], predicate: list[str]) -> YesNo:
+    """A statement without an auxiliary verb: "the boy wears a hat"."""
+    if words[0] in _PRONOUNS and subject:
+        return "yes" if _matches(words[1:], predicate) else "unparsed"
+    for end in range(1, min(len(words), 12)):
+        if _is_subject(words[:end], subject) and words[end - 1] not in _PRONOUNS:
+            rest = words[end:]
+            if any(word in {"not", "no", "never", "without", "nor"} for word in rest[: len(predicate) + 3]):
+                return "unparsed"
+            if _matches(rest, predicate):
+                return "yes"
+    return "unparsed"
+
+
+def _contrast_says(before: list[str], after: list[str], asked: Asked) -> YesNo:
+    """ "The cat is white, not black": the asked attribute is denied where the statement is about the asked thing."""
+    before, after = _bare(before), _bare(after)
+    verb = next((place for place, word in enumerate(before) if word in AUXILIARIES or word in _LOOKS), None)
+    if verb is None or not after or "not" in before:
+        return "unparsed"
+    predicate = list(asked.predicate)
+    if not _is_subject(before[:verb], list(asked.subject)):
+        return "no" if _named(asked, after) and before[verb] in BE_WORDS else "unparsed"
+    if _matches(before[verb + 1 :], predicate):
+        return "unparsed"
+    if _matches(after, predicate, whole=True) or _named(asked, after):
+        return "no"
+    # "on the floor, not on the bed" where the question has the verb before it
+    shorter = predicate[1:] if len(predicate) > 1 and predicate[0].endswith("ing") else []
+    return "no" if shorter and _matches(after, shorter, whole=True) else "unparsed"
+
+
+def _named(asked: Asked, words: Sequence[str]) -> bool:
+    """Whether these words are the name at the end of the question ("called Emma Stone")."""
+    wanted = [*asked.subject, *asked.predicate]
+    for place, word in enumerate(wanted[:-1]):
+        if word in {"called", "named", "titled", "by"}:
+            return _matches(list(words), wanted[place + 1 :], whole=True)
+    return False
+
+
+def _is_subject(words: Sequence[str], subject: Sequence[str]) -> bool:
+    """Whether these words are the asked subject, a narrower one, or a pronoun in its place."""
+    words = [word for word in words if word not in _ARTICLES - _PRONOUNS and word != ","]
+    while words and words[0] in ADVERBS - {"both"}:
+        words = words[1:]
+    if not words:
+        return False
+    if len(words) == 1 and words[0] in _PRONOUNS:
+        return True
+    if not subject:
+        return len(words) == 1 and words[0] in IMAGE_WORDS
+    head = len(subject)
+    for start in range(min(3, len(words))):
+        if len(words) >= start + head and all(
+            _same(word, want) for word, want in zip(words[start:], subject, strict=False)
+        ):
+            rest = words[start + head :]
+            before = words[:start]
+            if any(word in PREPOSITIONS or word in {"and", "or", "'s"} | NOT_REAL for word in before):
+                return False
+            return not rest or (
+                rest[0] in {"in", "on", "at", "near", "behind", "with", "to", "itself"} and "and" not in rest
+            )
+    return False
+
+
+def _same(word: str, wanted: str) -> bool:
+    if word == wanted or stem(word) == stem(wanted):
+        return True
+    return singular(word) in narrower(singular(wanted))
+
+
+def _matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False) -> bool:
+    """Whether the words begin with the wanted ones in their order; with ``whole`` nothing else follows."""
+    if not wanted:
+        return False
+    place = 0
+    passed = 0
+    for index, word in enumerate(words):
+        if _same(word, wanted[place]):
+            place, passed = place + 1, 0
+            if place == len(wanted):
+                rest = [each for each in words[index + 1 :] if each not in ADVERBS]
+                if whole:
+                    return not rest
+                return not rest or _goes_on(rest[0], wanted[-1])
+        elif word in _PARTLY:
+            return False
+        elif word in ADVERBS or word in _PASSED_OVER or word in _ARTICLES:
+            continue
+        elif (
+            place
+            and passed < 2
+            and word.isalpha()
+            and word not in PREPOSITIONS | AUXILIARIES | {"and", "or", "not", "no", "never"}
+        ):
+            passed += 1  # an adjective: "wearing a (red) hat"
+        else:
+            return False
+    return False
+
+
+def _goes_on(word: str, last: str) -> bool:
+    """Whether a statement may go on with this word without changing what stands before it."""
+    if word in {"or"}:
+        return False
+    return (
+        word in PREPOSITIONS or word in {",", "and", "which", "who", "that", "when", "if", '"', "each", "here"}
+        or word.endswith(("ing", "ed", "ly"))
+    )  # fmt: skip
+
+
+def _conjoined(words: Sequence[str], predicate: Sequence[str]) -> bool:
+    """ "Clear and blue" is blue: the asked attribute is one of several."""
+    for place, word in enumerate(words[:6]):
+        if word in {"and", ","} and place:
+            if any(each in PREPOSITIONS or each in {"not", "no", "or"} for each in words[:place]):
+                return False
+            if _matches(words[place + 1 :], predicate):
+                return True
+    return False
+
+
+# --- direct contact --------------------------------------------------------------------------------------------------
+
+_NOT = r"(?P<not>not |never )?"
+_SOME = r"(?:direct |physical |close |full |any |actual |clear |visible )*"
+_OTHER = r"(?:with |to )?(?:each other|one another|them|it|him|her|the other)"
+_CONTACT_FORMS = [
+    re.compile(
+        rf"^there is {_NOT}(?P<no>no )?{_SOME}contact(?: between (?:ONE and TWO|TWO and ONE|them|two|both"
+        rf"|these two))?(?P<rest> .*)?$"
+    ),
+    re.compile(rf"^(?P<no>no ){_SOME}contact(?: between (?:ONE and TWO|TWO and ONE|them|two|both))?(?P<rest> .*)?$"),
+    re.compile(
+        rf"^(?P<a>ONE|TWO|it|he|she) (?:is|does|are|has|makes) {_NOT}(?:in |making |have "
+        rf"|make )?(?P<no>no )?{_SOME}contact with "
+        r"(?P<b>ONE|TWO|it|him|her)(?P<rest> .*)?$"
+    ),
+    re.compile(
+        rf"^(?:ONE and TWO|TWO and ONE|they|both|two) (?:is|are|do|does|have|has|make) {_NOT}(?:in |making "
+        rf"|have |make )?(?P<no>no )?"
+        rf"(?:{_SOME}contact|touching|touch)(?: {_OTHER})?(?P<rest> .*)?$"
+    ),
+    re.compile(rf"^(?:ONE and TWO|TWO and ONE|they) touch(?: {_OTHER})?(?P<rest> .*)?$"),
+    re.compile(rf"^(?P<a>ONE|TWO|it|he|she) (?:is |are |does )?{_NOT}(?:directly )?(?:touching|touches"
+        rf"|touch) (?P<b>ONE|TWO|it|him|her)(?P<rest> .*)?$"),
+    re.compile(r"^(?P<none>neither) ONE nor TWO (?:is |are )?(?:touching|touches|in contact)(?P<rest> .*)?$"),
+]  # fmt: skip
+
+
+def contact_says(words: Sequence[str], asked: Asked) -> YesNo:
+    """What a clause says about direct contact between the two things asked for."""
+    if asked.pair is None or is_open(words) or not set(words) & {"contact", "touch", "touches", "touching"}:
+        return "unparsed"
+    marked = []
+    skipped = _ARTICLES - {"this", "that", "these", "those", "there"}
+    index = 0
+    while index < len(words[:60]):
+        size, name = _side(words, index, asked.pair)
+        if size:
+            marked.append(name)
+        elif words[index] not in skipped and words[index] not in ADVERBS - {"both", "there"}:
+            marked.append(words[index])
+        index += max(size, 1)
+    line = _IN_IMAGE.sub("", " ".join(marked))
+    line = re.sub(r"^[^,]{0,60} , ", "", line) if line[:3] in {"in ", "bas", "fro", "loo"} else line
+    for form in _CONTACT_FORMS:
+        found = form.match(line)
+        if found is None:
+            continue
+        parts = found.groupdict()
+        rest = (parts.get("rest") or "").split()
+        if parts.get("a") and parts.get("a") == parts.get("b"):
+            return "unparsed"
+        if rest and (
+            rest[0] not in {"with", "at", "in", "here", "as", ",", "and", "on", "since", "visible"}
+            or {"not", "no"} & set(rest)
+        ):
+            return "unparsed"
+        denials = sum(bool(parts.get(key)) for key in ("not", "no", "none"))
+        return "unparsed" if denials > 1 else ("no" if denials else "yes")
+    return "unparsed"
+
+
+def _side(words: Sequence[str], index: int, pair: tuple[Words, Words]) -> tuple[int, str]:
+    for size in (3, 2, 1):
+        if index + size <= len(words):
+            name = " ".join([*words[index : index + size - 1], singular(words[index + size - 1])])
+            for side, label in zip(pair, ("ONE", "TWO"), strict=True):
+                if name in side.asserting:
+                    return size, label
+    return 0, ""
