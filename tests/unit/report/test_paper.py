@@ -114,6 +114,8 @@ def test_the_best_is_the_lowest_where_less_is_better_and_neither_where_nothing_i
     lines, _ = lines_of(tmp_path / "all", tmp_path=tmp_path)
     marks = {metric: [lines[name, metric]["mark"] for name in ("bold", "careful", "short")] for _, metric in lines}
     assert marks["chair_s"] == ["clearly worse", "best", "clearly worse"]
+    by_hand = {"chair_s": 12 / 24, "chair_i": 12 / (24 + 14 + 12), "recall": 38 / 48}  # ten images with one thing less
+    assert {name: float(lines["short", name]["value"]) for name in by_hand} == pytest.approx(by_hand)
     assert marks["recall"] == ["best", "best", "clearly worse"]
     assert marks["mean_length"] == ["", "", ""]
     assert float(lines["bold", "chair_s"]["difference_from_best"]) == pytest.approx(10 / 24)
