@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -57,6 +57,7 @@ def load_models(arguments: Sequence[str]) -> tuple[list[ModelResults], list[str]
     problems: list[str] = []
     found: dict[str, list[Evaluation]] = {}
     seen: dict[Path, str] = {}
+    given_names: set[str] = set()
     for given in map(_parse, arguments):
         files = result_files(given.path)
         before = len(problems)
@@ -79,9 +80,10 @@ def load_models(arguments: Sequence[str]) -> tuple[list[ModelResults], list[str]
             _refuse_several_models(given, evaluations)
         for entry in evaluations:
             found.setdefault(given.name or entry.model or _folder_name(entry, given.path), []).append(entry)
+        given_names |= {given.name} - {""}
     for name, evaluations in found.items():
         _refuse_twice(name, evaluations)
-    shown = _shown(list(found))
+    shown = _shown({name: name if name in given_names else _called(name, own) for name, own in found.items()})
     return [ModelResults(shown[name], tuple(entries)) for name, entries in found.items()], problems
 
 
@@ -155,16 +157,24 @@ def _refuse_twice(name: str, evaluations: Sequence[Evaluation]) -> None:
             )
 
 
-def _shown(names: Sequence[str]) -> dict[str, str]:
-    """The names without the folders that a model's path begins with, as far as they stay different."""
+def _called(name: str, evaluations: Sequence[Evaluation]) -> str:
+    """What a result's model is called: a folder as on the command line, where that is known, and without the folders
+    that a path begins with."""
+    path, sign, adapter = name.partition(" with ")
+    typed = next((e.results["model"] for e in evaluations if isinstance(e.results.get("model"), str)), "")
+    parts = [typed if typed and PurePath(path).is_absolute() else path, adapter]
+    short = [PurePath(part).name if PurePath(part).is_absolute() else part for part in parts]
+    return f"{short[0]}{sign}{short[1]}"
 
-    def short(name: str) -> str:
-        parts = [PurePath(part).name if PurePath(part).is_absolute() else part for part in name.split(" with ")]
-        return " with ".join(parts)
 
-    plain = {name: short(name) for name in names}
-    several = [text for text in plain.values() if list(plain.values()).count(text) > 1]
-    kept = {name: name if text in several else text for name, text in plain.items()}
+def _shown(names: Mapping[str, str]) -> dict[str, str]:
+    """What each model is called, or its whole name where another is called the same; on one line, and printable.
+
+    Args:
+        names: what tells a model from the others -> what it is called.
+    """
+    called = list(names.values())
+    kept = {name: name if called.count(text) > 1 else text for name, text in names.items()}
     return {
         name: "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
         for name, text in kept.items()

@@ -310,6 +310,21 @@ def test_models_are_named_by_the_argument_by_the_result_or_by_the_folder(tmp_pat
     }  # fmt: skip
 
 
+def test_a_model_in_a_folder_is_called_as_on_the_command_line_while_that_tells_it_from_others(tmp_path):
+    names = {}
+    for place, (typed, path) in enumerate(
+        (("runs/a", "/data/runs/a"), ("m", "/one/m"), ("m", "/two/m"), ("", "/x/tail"))
+    ):
+        more = {"model": typed} if typed else {}
+        folder = pope(tmp_path / str(place), wrong=(), settings={"model": path, "adapter": "/y/lora"}, **more)
+        names[path] = load_models([str(folder)])[0][0].name
+    assert list(names.values()) == ["runs/a with lora", "m with lora", "m with lora", "tail with lora"]
+    together = [model.name for model in load_models([str(tmp_path)])[0]]
+    assert together == ["runs/a with lora", "/one/m with /y/lora", "/two/m with /y/lora", "tail with lora"]
+    (named,) = load_models([f"/my/name={tmp_path / '0'}"])[0]
+    assert named.name == "/my/name"
+
+
 def test_results_in_run_folders_are_of_the_run(tmp_path, demo_runs):
     models, _ = load_models([str(demo_runs[0].parent)])
     assert sorted(model.name for model in models) == sorted(run.name for run in demo_runs)
