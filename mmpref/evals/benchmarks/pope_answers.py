@@ -86,7 +86,22 @@ def _of_named_splits(
 
 def _named_splits(row: Row) -> set[str]:
     given = [row[key] for key in ("split", "category") if isinstance(row.get(key), str)]
+    given += [row[key].rpartition("/")[0] for key in QUESTION_KEYS if isinstance(row.get(key), str)]
     return {part.strip().lower() for text in given for part in text.split(",")} & set(SPLITS)
+
+
+def _with_bare_ids(rows: Sequence[Row], asked: Sequence[EvalSample]) -> Sequence[Row]:
+    """Rows of the questions' split with ids that name it, ``random/17``, where the questions have theirs without."""
+    splits = {str(sample.meta[FILE_SPLIT]) for sample in asked}
+    if len(splits) != 1 or not splits <= set(SPLITS) or any("/" in sample.id for sample in asked):
+        return rows
+    head = f"{splits.pop()}/"
+
+    def bare(row: Row) -> Row:
+        named = {key: row[key] for key in QUESTION_KEYS if isinstance(row.get(key), str) and row[key].startswith(head)}
+        return {**row, **{key: name.removeprefix(head) for key, name in named.items()}} if named else row
+
+    return [bare(row) for row in rows]
 
 
 def match_part(rows: Sequence[Row], where: str, split: str, samples: Sequence[EvalSample]) -> Saved:
@@ -99,6 +114,7 @@ def match_part(rows: Sequence[Row], where: str, split: str, samples: Sequence[Ev
     notes: tuple[str, ...] = ()
     if not split:
         rows, notes = _of_named_splits(rows, asked, where)
+        rows = _with_bare_ids(rows, asked)
     if _is_llava(rows, asked):
         rows, left = _of_llava(rows, asked, where)
         notes = (*notes, *left)

@@ -254,6 +254,22 @@ def test_the_former_labels_of_another_split_are_refused(tmp_path):
     assert advised(str(err.value)[8:]) == {"pope": "coco_pope_random.json"}
 
 
+@pytest.mark.parametrize("benchmark", ["pope", "repope"])
+def test_one_split_takes_an_answer_file_of_all(benchmark, tmp_path):
+    """As ``mmpref eval`` writes it when it asks the three splits: the ids name the split."""
+    rows_of = {"pope": pope, "repope": repope}[benchmark]
+    new = files(tmp_path, benchmark, rows_of)
+    said = {"random": ("No",) * 4, "popular": SAID, "adversarial": ("no",) * 4}
+    rows = [{"id": f"{split}/{n}", "text": text} for split in SPLITS for n, text in enumerate(said[split], 1)]
+    found = score(benchmark, new[1], rows, resamples=5)
+    assert found.metrics == score(benchmark, new[1], texts(*SAID), resamples=5).metrics
+    assert "8 answers to other splits are left out: random, adversarial" in found.notes
+    two = score(benchmark, new[1:], rows, resamples=5)
+    assert two.metrics["popular/accuracy"] == found.metrics["accuracy"]
+    with pytest.raises(DataError, match="all 4 rows say that they answer the split random, and the questions"):
+        score(benchmark, new[1], rows[:4])
+
+
 def test_answers_that_are_nobodys_are_refused():
     with pytest.raises(DataError, match="have an id that no question has: '3001'"):
         run([*texts(*SAID), {"question_id": 3001, "text": "Yes"}])
