@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -12,10 +12,11 @@ from mmpref.report.evaluation import RESULTS, Evaluation
 from mmpref.report.paper.rules import rules_of
 from mmpref.report.questions import have_nothing_in_common
 from mmpref.report.runs import ITEMS, load_evaluation
-from mmpref.rundir.content import MANIFEST
+from mmpref.rundir.content import MANIFEST, MODEL
 
 _DEPTH = 3
 """``RUN/evals/NAME/results.json`` in a folder of runs."""
+_LONGEST_TAIL = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def load_models(arguments: Sequence[str]) -> tuple[list[ModelResults], list[str]
         given_names |= {given.name} - {""}
     for name, evaluations in found.items():
         _refuse_twice(name, evaluations)
-    shown = _shown({name: name if name in given_names else _called(name, own) for name, own in found.items()})
+    shown = _shown(found, given_names)
     return [ModelResults(shown[name], tuple(entries)) for name, entries in found.items()], problems
 
 
@@ -157,24 +158,37 @@ def _refuse_twice(name: str, evaluations: Sequence[Evaluation]) -> None:
             )
 
 
-def _called(name: str, evaluations: Sequence[Evaluation]) -> str:
-    """What a result's model is called: a folder as on the command line, where that is known, and without the folders
-    that a path begins with."""
-    path, sign, adapter = name.partition(" with ")
+def _called(name: str, evaluations: Sequence[Evaluation], length: int) -> str:
+    """What a result's model is called: as on the command line, where that is known; of a whole path the last ``length``
+    parts, and of a run folder not the folder ``model`` in it."""
+    model, sign, adapter = name.partition(" with ")
     typed = next((e.results["model"] for e in evaluations if isinstance(e.results.get("model"), str)), "")
-    parts = [typed if typed and PurePath(path).is_absolute() else path, adapter]
-    short = [PurePath(part).name if PurePath(part).is_absolute() else part for part in parts]
-    return f"{short[0]}{sign}{short[1]}"
+    return f"{_tail(typed if typed and PurePath(model).is_absolute() else model, length)}{sign}{_tail(adapter, length)}"
 
 
-def _shown(names: Mapping[str, str]) -> dict[str, str]:
-    """What each model is called, or its whole name where another is called the same; on one line, and printable.
+def _tail(text: str, length: int) -> str:
+    path = PurePath(text)
+    if not path.is_absolute():
+        return text
+    parts = path.parts[1:-1] if path.name == MODEL and len(path.parts) > 2 else path.parts[1:]
+    return "/".join(parts[-length:])
+
+
+def _shown(found: Mapping[str, Sequence[Evaluation]], given: Collection[str]) -> dict[str, str]:
+    """What each model is called, printable: the names that were given as they are, the others as short as tells them
+    apart.
 
     Args:
-        names: what tells a model from the others -> what it is called.
+        found: what tells a model from the others -> its results.
+        given: those of them that the user named.
     """
-    called = list(names.values())
-    kept = {name: name if called.count(text) > 1 else text for name, text in names.items()}
+    kept: dict[str, str] = {}
+    for length in range(1, _LONGEST_TAIL):
+        left = [name for name in found if name not in kept]
+        called = {name: name if name in given else _called(name, found[name], length) for name in left}
+        texts = [*kept.values(), *called.values()]
+        kept |= {name: text for name, text in called.items() if texts.count(text) == 1}
+    kept = {name: kept.get(name, name) for name in found}
     return {
         name: "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
         for name, text in kept.items()

@@ -319,8 +319,15 @@ def test_a_model_in_a_folder_is_called_as_on_the_command_line_while_that_tells_i
         folder = pope(tmp_path / str(place), wrong=(), settings={"model": path, "adapter": "/y/lora"}, **more)
         names[path] = load_models([str(folder)])[0][0].name
     assert list(names.values()) == ["runs/a with lora", "m with lora", "m with lora", "tail with lora"]
-    together = [model.name for model in load_models([str(tmp_path)])[0]]
+    together = [model.name for model in load_models([str(tmp_path / f"{place}") for place in range(4)])[0]]
     assert together == ["runs/a with lora", "/one/m with /y/lora", "/two/m with /y/lora", "tail with lora"]
+    runs = [
+        pope(tmp_path / "runs" / f"{n}" / "x", wrong=(), settings={"model": f"/r/{n}/model"}) for n in ("dpo", "sft")
+    ]
+    assert [model.name for model in load_models([str(run) for run in runs])[0]] == ["dpo", "sft"]
+    other = pope(tmp_path / "other" / "x", wrong=(), settings={"model": "/q/sft/model"})
+    names = [model.name for model in load_models([*map(str, runs), str(other)])[0]]
+    assert names == ["dpo", "r/sft", "q/sft"]
     (named,) = load_models([f"/my/name={tmp_path / '0'}"])[0]
     assert named.name == "/my/name"
 
