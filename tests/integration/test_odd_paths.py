@@ -53,8 +53,20 @@ READ = {
     "chair prompts": [*CHAIR, "synonyms=synonyms.txt", f"prompts={HERE}"],
     **{
         f"{name} questions": ["score", "--benchmark", name, "--questions", HERE, "--answers", "a.jsonl"]
-        for name in ("amber", "mme", "mmhal", "hallusionbench", "object_halbench", "preference", "win_rate")
+        for name in (
+            "amber",
+            "mme",
+            "mmhal",
+            "hallusionbench",
+            "object_halbench",
+            "repope",
+            "dash_b",
+            "naturalbench",
+            "preference",
+            "win_rate",
+        )
     },
+    "repope pope": ["score", "--benchmark", "repope", "--questions", "q.json", "--answers", "a.jsonl", f"pope={HERE}"],
     "mme answers": ["score", "--benchmark", "mme", "--questions", "q.json", "--answers", HERE],
     "export questions": [*EXPORT[:4], HERE, *EXPORT[5:], "--to", "llava", "--out", "o/x.jsonl"],
     "export answers": [*EXPORT[:6], HERE, "--to", "llava", "--out", "o/x.jsonl"],
