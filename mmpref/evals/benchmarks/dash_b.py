@@ -5,7 +5,8 @@ Assessment of Systematic Hallucinations of VLMs"; official script YanNeu/DASH-B 
 the repository's folder ``images`` (or its two files ``dash_benchmark_neg.json`` and ``dash_benchmark_pos.json``,
 ``{dataset: {object: [image]}}``), or the rows of the data set ``YanNeu/DASH-B`` (JSON lines or parquet):
 ``{"question_id", "img_id", "object", "question", "answer"}``, and ``image``, the image or the name of its file. An id
-is ``question_id``, or ``neg/dataset/object/image``.
+is ``question_id``, or ``neg/dataset/object/image``. The answers that the script saves have the labels too (``gt``) and
+may be given as the questions, for images of an older revision.
 ``answers`` come by id, or as the file of the script (``img_id``, ``object_name``, ``response``): a number such as
 ``88.jpg`` is another image with every object, so that only both together name a question.
 
@@ -42,6 +43,7 @@ from mmpref.statistics import Array, Formula, Metric, Ratio
 
 _HALVES = {"neg": "no", "pos": "yes"}
 _ASK_FOR_A_WORD = "Please answer only with yes or no."
+_ID_KEYS = ("question_id", "id", "index")
 _OBJECT_KEYS = ("object", "object_name")
 _BOTH = "give dash_benchmark_neg.json and dash_benchmark_pos.json, or the folder that has both"
 
@@ -130,14 +132,15 @@ def _sample(row: Row, where: str, suffix: str) -> EvalSample:
     question = text_of(row, "question", where, f"Can you see a {thing} in this image? {_ASK_FOR_A_WORD}")
     if plain(thing) not in plain(question):
         raise DataError(f"{where}: question {short(question)} does not name the object {thing!r}")
-    name = row_id(row, where, ("question_id", "id", "index"))
+    of_script = "gt" in row and not any(key in row for key in _ID_KEYS)
+    name = f"{thing}/{row_id(row, where, ('img_id',))}" if of_script else row_id(row, where, _ID_KEYS)
     path = image_path(row.get("image"))
     image = as_id(row.get("img_id")) or path or name
     return EvalSample(
         id=name,
         images=(image_ref(row.get("image"), path or image),),
         prompt=user_turn(question + suffix, num_images=1),
-        target=yes_no_label(row, "answer" if "answer" in row else "gt", where),
+        target=yes_no_label(row, "gt" if "gt" in row else "answer", where),
         meta={
             "image": path or f"{thing}/{image}",
             "question": question.removesuffix(_ASK_FOR_A_WORD).strip(),
@@ -153,7 +156,7 @@ def _sample(row: Row, where: str, suffix: str) -> EvalSample:
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     by_pair = {(sample.meta["img_id"], sample.meta["object"]): sample.id for sample in samples}
-    where, rows, ids = name_of(source), read_rows(source), ("question_id", "id", "index")
+    where, rows, ids = name_of(source), read_rows(source), _ID_KEYS
 
     def pair(row: Row) -> tuple[str | None, Any]:
         return as_id(row.get("img_id")), next((row[key] for key in _OBJECT_KEYS if key in row), None)

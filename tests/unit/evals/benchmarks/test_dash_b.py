@@ -85,6 +85,14 @@ def test_one_image_name_is_another_image_with_each_object(folder):
         score("dash_b", ROWS, other)
 
 
+def test_the_file_of_the_script_has_its_own_questions(tmp_path):
+    file = tmp_path / "m_answers.json"
+    file.write_text(json.dumps(of_script(SAID)), encoding="utf-8")
+    found = score("dash_b", file, file, "official", resamples=5)
+    assert found.metrics == score("dash_b", ROWS, by_id(SAID), "official", resamples=5).metrics
+    assert [item["id"] for item in found.items][2:] == ["dog/1.jpg", "tie/1.jpg"]
+
+
 def changed(number, **more):
     return [{**row, **more} if row["question_id"] == number else row for row in ROWS]
 
