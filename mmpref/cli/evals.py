@@ -168,7 +168,7 @@ def evaluate(asked: _Asked, answering: _Answering, at: _AtServer, judging: _Judg
 class _Answers:
     """Which answers are judged, and by whom."""
 
-    benchmark: Annotated[str, typer.Option(help="mmhal, hallusionbench or object_halbench.")]
+    benchmark: Annotated[str, typer.Option(help="mmhal, hallusionbench, object_halbench or mmvp.")]
     questions: Questions
     answers: Annotated[list[Path], typer.Option(help='JSONL of {"id": ..., "text": ...}.')]
     server: Annotated[str, typer.Option(help=SERVER_URL)]

@@ -43,8 +43,8 @@ app.command("config")(config)
 
 _OPTIONS_HELP = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
 _BENCHMARKS_HELP = (
-    "pope, chair, amber, hallusionbench, mme, mmhal, object_halbench, repope, dash_b, naturalbench, preference "
-    "or win_rate."
+    "pope, chair, amber, hallusionbench, mme, mmhal, object_halbench, repope, dash_b, naturalbench, crpe, mmvp, finer, "
+    "preference or win_rate."
 )
 _QUESTIONS_HELP = "Question file (or folder) of the benchmark; several for its splits."
 _ANSWERS_HELP = 'JSONL of {"id": ..., "text": ...}, or a file of LLaVA, lmms-eval or VLMEvalKit; one for each split.'

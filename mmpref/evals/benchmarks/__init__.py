@@ -9,10 +9,13 @@ from typing import Any
 from mmpref.evals.benchmarks.amber import AMBER
 from mmpref.evals.benchmarks.chair import CHAIR
 from mmpref.evals.benchmarks.contract import Benchmark
+from mmpref.evals.benchmarks.crpe import CRPE
 from mmpref.evals.benchmarks.dash_b import DASH_B
+from mmpref.evals.benchmarks.finer import FINER
 from mmpref.evals.benchmarks.hallusionbench import HALLUSIONBENCH
 from mmpref.evals.benchmarks.mme import MME
 from mmpref.evals.benchmarks.mmhal import MMHAL
+from mmpref.evals.benchmarks.mmvp import MMVP
 from mmpref.evals.benchmarks.naturalbench import NATURALBENCH
 from mmpref.evals.benchmarks.object_halbench import OBJECT_HALBENCH
 from mmpref.evals.benchmarks.pope import POPE
@@ -31,6 +34,9 @@ _ALL: tuple[Benchmark[Any], ...] = (
     REPOPE,
     DASH_B,
     NATURALBENCH,
+    CRPE,
+    MMVP,
+    FINER,
     PREFERENCE,
     WIN_RATE,
 )

@@ -9,6 +9,7 @@ made with these is not the number of the paper, even with the judge of the paper
   do two answers to one question agree.
 - Object HalBench (Rohrbach et al. 2018; evaluation of Yu et al. 2023, arXiv:2312.00849): which objects does the answer
   say can be seen; matching them with the image is not the judge's work.
+- MMVP (Tong et al. 2024, arXiv:2401.06209): does the answer take the right one of two options.
 """
 
 from __future__ import annotations
@@ -158,8 +159,28 @@ OBJECT_HALBENCH = JudgeTask(
     needs_no_judge=lambda answer: [] if len(answer.split()) <= _WORDS_WITHOUT_OBJECTS else None,
 )
 
+MMVP = JudgeTask(
+    name="mmvp",
+    version=1,
+    field="verdict",
+    instruction=(
+        "You correct a test of questions with two options. The option that is right is given; take it as true.\n"
+        "correct: the answer takes the right option, by its letter or in words of its own\n"
+        "incorrect: it takes the other option\n"
+        "unclear: it takes neither (it is empty, does not know, refuses, or takes both)\n"
+        "Judge only which option the answer takes, not whether you would answer so."
+    ),
+    schema={"type": "string", "enum": list(get_args(Correctness))},
+    read=_one_of(*get_args(Correctness)),
+    sections=lambda sample, answer: (
+        ("QUESTION", f"{_question(sample)} {fact(sample, 'listed')}"),
+        ("RIGHT OPTION", fact(sample, "reference")),
+        ("ANSWER TO JUDGE", answer),
+    ),
+)
+
 JUDGED: Mapping[str, JudgeTask] = MappingProxyType(
-    {"mmhal": MMHAL, "hallusionbench": HALLUSIONBENCH, "object_halbench": OBJECT_HALBENCH}
+    {"mmhal": MMHAL, "hallusionbench": HALLUSIONBENCH, "object_halbench": OBJECT_HALBENCH, "mmvp": MMVP}
 )
 TASKS: tuple[JudgeTask, ...] = (*JUDGED.values(), HALLUSIONBENCH_SAME)
 
@@ -167,6 +188,7 @@ _OFFICIAL = {
     "mmhal": "gpt-4-0314 of March 2023",
     "hallusionbench": "GPT-4 of 2023, without a fixed version",
     "object_halbench": "gpt-3.5-turbo-0613 of June 2023, as extractor of objects",
+    "mmvp": "gpt-4-0314 of March 2023, at temperature 0.2",
 }
 
 

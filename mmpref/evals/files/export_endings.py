@@ -20,7 +20,7 @@ _KNOWN = (
     ".md", ".html", ".xml", ".yaml", ".yml", ".toml", ".pkl", ".pickle", ".npy", ".npz", ".pt", ".zip", ".gz", ".zst",
     ".bz2", ".xz", ".tar", ".tgz", ".db", ".sqlite", ".pdf", ".tex", ".log",
 )  # fmt: skip
-_OFFICIAL_LINES = ("pope", "object_halbench")
+_OFFICIAL_LINES = ("pope", "object_halbench", "crpe", "mmvp")
 
 
 def kind_of(benchmark: str, to: str) -> str:

@@ -128,12 +128,24 @@ def _vlmevalkit_naturalbench(sample: EvalSample, text: str) -> Row:
     return {**row, "index": 4 * int(group) + 2 * int(place[1]) + int(place[4]) if group.isdecimal() else sample.id}
 
 
+def _vlmevalkit_crpe(sample: EvalSample, text: str) -> Row:
+    meta = sample.meta
+    row = _table_row(sample, text, category=meta["category"])
+    return {**row, "question": meta["text"], "answer": meta["answer"]}
+
+
+def _vlmevalkit_mmvp(sample: EvalSample, text: str) -> Row:
+    return _table_row(sample, text, **sample.meta["options"])
+
+
 _VLMEVALKIT: Mapping[str, RowOf] = {
     "pope": lambda sample, text: _table_row(sample, text, category=sample.meta["split"] or "pope"),
     "mme": lambda sample, text: _table_row(sample, text, category=sample.meta["category"]),
     "amber": lambda sample, text: _table_row(sample, text, category=sample.meta["type"]),
     "hallusionbench": _vlmevalkit_hallusionbench,
     "naturalbench": _vlmevalkit_naturalbench,
+    "crpe": _vlmevalkit_crpe,
+    "mmvp": _vlmevalkit_mmvp,
 }
 Asks: TypeAlias = tuple[Callable[[EvalSample], bool], str]
 _ALL: Asks = (lambda sample: True, "")
@@ -190,6 +202,12 @@ def _official_dash_b(sample: EvalSample, text: str) -> Row:
     return {**asked, "gt": sample.target, "response": text}
 
 
+def _official_mmvp(sample: EvalSample, text: str) -> Row:
+    meta = sample.meta
+    asked = {"question_id": _number(sample.id), "prompt": f"{meta['question']} {meta['listed']}"}
+    return {**asked, "answer": f"({str(sample.target).lower()})", "response": text}
+
+
 def _number(name: str) -> int | str:
     return int(name) if name.isdecimal() else name
 
@@ -207,4 +225,6 @@ _OFFICIAL: Mapping[str, RowOf] = {
         "answer": text,
     },
     "dash_b": _official_dash_b,
+    "crpe": lambda sample, text: {"question_id": _number(sample.id), "text": text},
+    "mmvp": _official_mmvp,
 }

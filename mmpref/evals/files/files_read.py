@@ -17,6 +17,8 @@ _IN_FOLDERS = (
 )
 """Of MME, AMBER and DASH-B."""
 _POPE = ("*.json*",)
+_IN_PARTS = ("crpe", "finer")
+"""These take every file of a folder that is named after a part of theirs."""
 
 
 def files_read(benchmark: str, *sources: object, options: Mapping[str, Any] | None = None) -> Iterator[Path]:
@@ -33,6 +35,7 @@ def files_read(benchmark: str, *sources: object, options: Mapping[str, Any] | No
         elif isinstance(source, str | Path) and (path := _there(source)) is not None:
             patterns = (*_IN_FOLDERS, *(f"data/{pattern}" for pattern in _IN_FOLDERS))
             patterns += _POPE if "pope" in benchmark.lower() else ()
+            patterns += ("*.json*", "*.csv", "*.tsv", "*.xlsx") if benchmark.lower() in _IN_PARTS else ()
             yield path
             for pattern in patterns if path.is_dir() else ():
                 yield from path.glob(pattern)

@@ -4,8 +4,8 @@ One JSON object per line and answer. ``id`` is the question's own id and ``judge
 the API names it); beside them is the one field that the benchmark's judge gives:
 
 - ``{"id", "score", "judge"}`` (MMHal-Bench): a whole number from 0 to 6; below 3 means hallucination.
-- ``{"id", "verdict", "judge", "same"}`` (HallusionBench): ``correct``, ``incorrect`` or ``unclear``. ``same`` (true,
-  false or left out) says whether the answer is consistent with the one to figure 0; only the diagnosis reads it.
+- ``{"id", "verdict", "judge", "same"}`` (HallusionBench, MMVP): ``correct``, ``incorrect`` or ``unclear``. ``same``
+  (true, false or left out) says whether the answer is consistent with the one to figure 0; only the diagnosis reads it.
 - ``{"id", "objects", "judge"}`` (Object HalBench): the list of visible objects that the answer names.
 - ``{"id", "preference", "judge"}`` (win rate): from 0 (the reference is better) to 1 (the answer is), 0.5 for a tie.
 - ``{"id", "error", "judge"}`` (all): the judge gave nothing usable and this says why. Such an item is *missing*, as is

@@ -31,21 +31,35 @@ _ARTICLES = {"a", "an", "the"}
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 
-def options_of(text: str) -> dict[str, str]:
-    """The options that a question lists, by their letters; nothing where it lists none.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A multiple-choice question in its parts: what is asked, the options, and what follows them (an instruction)."""
 
-    Read are lists with ``(A)``, ``A)``, ``A.`` and ``A:``, in capitals or not, one in a line or all in one, with
+    stem: str
+    options: dict[str, str]
+    rest: str = ""
+
+
+def split_options(text: str) -> Asked:
+    """The parts of a question; one that lists no options is all stem.
+
+    Lists are read with ``(A)``, ``A)``, ``A.`` and ``A:``, in capitals or not, one in a line or all in one, with
     letters from A on and at least two options. Of a list in lines an option ends with its line.
     """
     for mark in _MARKS.values():
         for letters in (ascii_uppercase, ascii_uppercase.lower()):
             for start in ("(?m)^[ \t]*", ""):
-                if found := _listed(text, start + mark, letters, one_line=bool(start)):
+                if (found := _listed(text, start + mark, letters, one_line=bool(start))) is not None:
                     return found
-    return {}
+    return Asked(text.strip(), {})
 
 
-def _listed(text: str, mark: str, letters: str, *, one_line: bool) -> dict[str, str]:
+def options_of(text: str) -> dict[str, str]:
+    """The options that a question lists, by their letters; nothing where it lists none."""
+    return split_options(text).options
+
+
+def _listed(text: str, mark: str, letters: str, *, one_line: bool) -> Asked | None:
     places: list[re.Match[str]] = []
     for letter in letters:
         found = re.compile(mark.format(letter)).search(text, places[-1].end() if places else 0)
@@ -54,10 +68,15 @@ def _listed(text: str, mark: str, letters: str, *, one_line: bool) -> dict[str, 
         places.append(found)
     ends = [*(place.start() for place in places[1:]), len(text)]
     if len(places) < 2:
-        return {}
-    texts = [text[place.end() : end].strip() for place, end in zip(places, ends, strict=True)]
-    texts = [said.split("\n")[0].strip() if one_line else said for said in texts]
-    return dict(zip(ascii_uppercase, texts, strict=False)) if all(texts) else {}
+        return None
+    if one_line and (line := text.find("\n", places[-1].end())) >= 0:
+        ends[-1] = line
+    texts = [text[place.end() : end] for place, end in zip(places, ends, strict=True)]
+    texts = [said.split("\n")[0].strip() if one_line else said.strip() for said in texts]
+    if not all(texts):
+        return None
+    stem, rest = text[: places[0].start()].strip(), text[ends[-1] :].strip()
+    return Asked(stem, dict(zip(ascii_uppercase, texts, strict=False)), rest)
 
 
 def words_of(text: str) -> list[str]:

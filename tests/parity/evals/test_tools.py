@@ -10,6 +10,7 @@ import re
 import pytest
 
 from mmpref.evals import score
+from mmpref.evals.text.options import options_of
 from tests.unit.evals.cases import amber_folder, load
 
 
@@ -130,3 +131,36 @@ def test_chair_equals_the_whole_script_on_these_captions():
     case = load("chair")
     found = score("chair", case["questions"], case["answers"], "official", synonyms=case["synonyms"], resamples=20)
     check(found, case["expected"]["official_whole"])
+
+
+@pytest.mark.parametrize("protocol", ["official", "lmms_eval"])
+def test_crpe_equals_the_tools(protocol):
+    case = load("crpe")
+    assert len(case["answers"]) >= 400
+    check(score("crpe", case["questions"], case["answers"], protocol, resamples=20), case["expected"][protocol])
+
+
+@pytest.mark.parametrize("labels", ["vlmevalkit", "vlmevalkit_letters"])
+def test_crpe_equals_vlmevalkit_whatever_its_table_has_as_the_right_answer(labels):
+    case = load("crpe")
+    table = []
+    for row in case["questions"]:
+        letter = row["correct_option"]
+        answer = f"{letter}. {options_of(row['text'])[letter]}" if labels == "vlmevalkit" else letter
+        shown = {"index": row["question_id"], "question": row["text"], "image_path": row["image"]}
+        table.append({**shown, "answer": answer, "category": row["category"]})
+    check(score("crpe", table, case["answers"], "vlmevalkit", resamples=20), case["expected"][labels])
+
+
+@pytest.mark.parametrize("protocol", ["official", "lmms_eval", "vlmevalkit"])
+def test_mmvp_equals_the_tools_with_a_scripted_judge(protocol):
+    case = load("mmvp")
+    assert len(case["answers"]) >= 300
+    found = score("mmvp", case["questions"], case["answers"], protocol, verdicts=case["verdicts"], resamples=20)
+    check(found, case["expected"][protocol])
+
+
+def test_finer_equals_the_script():
+    case = load("finer")
+    assert len(case["answers"]) >= 300
+    check(score("finer", case["questions"], case["answers"], "official", resamples=20), case["expected"]["official"])

@@ -44,4 +44,7 @@ NAMES = (
     "repope",
     "dash_b",
     "naturalbench",
+    "crpe",
+    "mmvp",
+    "finer",
 )

@@ -62,6 +62,13 @@ def case(name, tmp_path):
         verdicts = [{"id": n, "preference": 1.0, "judge": "j"} for n in range(3)]
         answers = [{"id": n, "text": "t"} for n in range(3)]
         return base("win_rate", tmp_path, rows, answers), written(tmp_path, "v.json", verdicts)
+    if name == "verdicts of mmvp":
+        found = load("mmvp")
+        command = [*base("mmvp", tmp_path, found["questions"], found["answers"]), "--protocol", "official"]
+        return command, written(tmp_path, "v.json", found["verdicts"])
+    if name == "image_name of mmvp":
+        found = load("mmvp")
+        return [*base("mmvp", tmp_path, found["questions"], found["answers"]), "image_name={id}"], None
     if name == "subset":
         questions, answers, _ = arguments("amber", tmp_path)
         return base("amber", tmp_path, questions, answers[1:]), None
@@ -84,6 +91,8 @@ CASES = {
     "truth": ["truth="],
     "verdicts": ["verdicts="],
     "verdicts of win_rate": ["verdicts="],
+    "verdicts of mmvp": ["verdicts=", "--protocol mmpref"],
+    "image_name of mmvp": ["image_name={index}.jpg"],
     "subset": ["subset=true"],
     "by": ["by=auto"],
     "pairing": ["--protocol official"],

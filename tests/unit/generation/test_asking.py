@@ -63,6 +63,24 @@ def sources(tmp_path):
         {"question_id": 1, "img_id": "1.png", "object": "dog", "answer": "no"},
         {"question_id": 2, "img_id": "2.png", "object": "dog", "answer": "yes"},
     ]
+    crpe = [
+        {
+            "question_id": n, "image": "a.jpg", "correct_option": "ADCB"[n], "category": "exist",
+            "text": "\n".join(["What?", *(f"{a}. {b}" for a, b in zip("ABCD", options, strict=True)), "Say it."]),
+        }
+        for n, options in enumerate(("wxyz", "xyzw", "yzwx", "zwxy"))
+    ]  # fmt: skip
+    mmvp = [
+        {"Index": n, "Question": "Open?", "Options": "(a) Yes (b) No", "Correct Answer": label}
+        for n, label in ((1, "(a)"), (2, "(b)"))
+    ]
+    finer = [
+        {
+            "image": "a.jpg", "qtype": f"multi_obj_{kind}", "question": f"Is it {kind}?", "gt_index": 0,
+            **{f"choice{n}": f"c{n}" for n in range(1, 6)},
+        }
+        for kind in ("pos", "neg")
+    ]  # fmt: skip
     return {
         "pope": ([{"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "yes"}], {}),
         "chair": ({"42": ["dog"]}, {}),
@@ -74,6 +92,9 @@ def sources(tmp_path):
         "repope": ([{"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?", "label": "no"}], {}),
         "dash_b": (dash_b, {}),
         "naturalbench": (natural, {}),
+        "crpe": (crpe, {}),
+        "mmvp": (mmvp, {}),
+        "finer": (finer, {}),
         "preference": ([PAIR], {}),
         "win_rate": ([{"instruction": "Say hi.", "output": "hi"}], {}),
     }

@@ -112,6 +112,7 @@ def test_one_answer_to_everything_gives_a_result_under_every_protocol(name, word
 READ_BY_RULE = {
     "pope": "accuracy", "amber": "accuracy", "mme": "perception", "hallusionbench": "a_acc", "repope": "accuracy",
     "dash_b": "harmonic_mean", "naturalbench": "group_accuracy",
+    "crpe": "accuracy", "mmvp": "pair_accuracy", "finer": "paired_accuracy",
 }  # fmt: skip
 
 
@@ -303,6 +304,26 @@ ASKED = {
     "repope": ("Is there a cat in the image?", 64),
     "dash_b": ("Can you see a tent in this image? Please answer only with yes or no.", 64),
     "naturalbench": ("Is thing 0 red?Please answer Yes or No.", 128),
+    "crpe": (
+        "Which of these is in the image?\nA. tree\nB. ball\nC. bird\nD. door\nAnswer with the option's letter from the "
+        "given choices directly.",
+        128,
+    ),
+    "mmvp": ("Is it open or closed in scene 0? (a) Open (b) Closed", 1024),
+    "finer": (
+        "Select the best answer for the multiple-choice question.\n"
+        "\n"
+        "Can you see a green dog, a car and a cup in this image?\n"
+        "\n"
+        "(A) No, but I can see a car alone.\n"
+        "(B) Yes, I can see a green dog, a car and a cup.\n"
+        "(C) No, there is nothing of it.\n"
+        "(D) No, but I can see a brown dog, a car and a cup.\n"
+        "(E) No, but I can see two lamps.\n"
+        "\n"
+        "Please answer with a single capital letter (A, B, C, D, or E):",
+        2,
+    ),
 }
 
 

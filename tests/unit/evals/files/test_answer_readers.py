@@ -17,7 +17,8 @@ ROUND_TRIPS = [
         (name, "official", "json")
         for name in ("chair", "amber", "hallusionbench", "mmhal", "object_halbench", "dash_b")
     ),
-    *((name, "vlmevalkit", end) for name in ("pope", "mme", "naturalbench") for end in ("tsv", "xlsx")),
+    *((name, "official", "jsonl") for name in ("crpe", "mmvp")),
+    *((name, "vlmevalkit", end) for name in ("pope", "mme", "naturalbench", "crpe", "mmvp") for end in ("tsv", "xlsx")),
 ]
 
 
@@ -372,7 +373,8 @@ def test_half_an_emoji_in_an_answer_stops_nothing(name, tmp_path):
     found = score(name, questions, tmp_path / "cut.jsonl", resamples=20, **options)
     write_items(tmp_path / "items.jsonl", found)
     for to, end in (("jsonl", "jsonl"), ("llava", "jsonl"), ("lmms_eval", "jsonl"), ("official", "json")):
-        if to == "official" and name in ("pope", "repope", "naturalbench"):  # has no ids, or is no file
+        # has no ids, or is no file, or there is none
+        if to == "official" and name in ("pope", "repope", "naturalbench", "finer"):
             continue
         out = tmp_path / (to if (name, to) == ("mme", "official") else f"{to}.{end}")
         export_answers(name, questions, cut, to, out)
