@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from mmpref.records import TaskResult
 
 
+SETTINGS_HELP = (
+    "Ask as a paper did (prompt, new tokens, which images); chair: opera_512, halc_64, pai_512, less_is_more_1024, "
+    "pope_short, pope_brief."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
     """Which model answers what, and where the answers go."""
@@ -45,6 +51,7 @@ class _Asked:
     options: BenchmarkOptions = None
     image_root: Annotated[Path | None, typer.Option(help="Image paths are relative to this folder.")] = None
     protocol: Protocol = "mmpref"
+    setting: Annotated[str | None, typer.Option(help=SETTINGS_HELP)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +63,7 @@ class _Answering:
     tokens_per_batch: Annotated[
         int, typer.Option(min=1, help="Tokens of a batch, padding and answers included, at most.")
     ] = 65_536
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: the benchmark's own.")] = None
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Default: the benchmark's or setting's own.")] = None
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the questions, one GPU each.")] = 1
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions; noted in the result.")] = None
     cpu_threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: torch's own choice.")] = None
@@ -134,6 +141,7 @@ def evaluate(asked: _Asked, answering: _Answering, at: _AtServer, judging: _Judg
             protocol=asked.protocol,
             limit=answering.limit,
             max_new_tokens=answering.max_new_tokens,
+            setting=asked.setting,
             batch_size=answering.batch_size,
             tokens_per_batch=answering.tokens_per_batch,
             processes=answering.processes,

@@ -16,6 +16,7 @@ from mmpref.errors import DataError
 from mmpref.evals.answering import Answered, answer
 from mmpref.evals.image_check import incomplete, note
 from mmpref.evals.judge import judge_answers
+from mmpref.evals.named_setting import setting_note
 from mmpref.evals.plan import VERDICTS, EvalFiles, EvalPlan, EvalSettings, plan_evaluation
 from mmpref.evals.results import RESULTS, other_protocols, write_items, write_result
 from mmpref.evals.scoring import official_beside, score_samples
@@ -100,6 +101,7 @@ def score_and_write(plan: EvalPlan, found: Answered) -> TaskResult:
             model=plan.model_name,
             settings=found.depends_on,
             asked=plan.asked,
+            **({"setting": plan.setting} if plan.setting is not None else {}),
             images=str(without_links(plan.files.images_root)) if plan.files.images_root is not None else None,
             complete=len(found.samples) == len(plan.samples),
             n_unanswered=len(found.unasked),
@@ -117,6 +119,8 @@ def _score(plan: EvalPlan, found: Answered, options: Mapping[str, Any], protocol
 def _notes(plan: EvalPlan, found: Answered) -> list[str]:
     """What a result says of how it was answered."""
     notes = [note(found.unasked)] if found.unasked else []
+    if plan.setting is not None:
+        notes.append(setting_note(plan.setting))
     writes_here = plan.answerer is None and not plan.benchmark.by_likelihood
     if writes_here and (left_out := generation_note(plan.model)) is not None:
         notes.append(left_out)

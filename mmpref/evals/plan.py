@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mmpref.evals.files.asked import asked_as
 from mmpref.evals.image_check import UNANSWERED
 from mmpref.evals.judge import JudgeSettings
 from mmpref.evals.model_facts import model_facts, name_of, served_facts
+from mmpref.evals.named_setting import images_of_setting, setting_facts, with_setting
 from mmpref.evals.results import RESULTS
 from mmpref.evals.scoring import benchmark_named, refuse_without_needed, with_defaults
 from mmpref.files.reading import refuse_written_over
@@ -50,7 +51,8 @@ class EvalSettings:
         protocol: whose rules read and count the answers.
         limit: only the first so many questions; more of them can be answered into the same folder later, not fewer.
         seed: of the bootstrap behind the intervals; answers are greedy and have none.
-        max_new_tokens: None takes the benchmark's own.
+        max_new_tokens: None takes the benchmark's own, or the setting's.
+        setting: a way to ask the benchmark that a paper reports, by its name (``Benchmark.settings``).
         batch_size, tokens_per_batch: questions, and tokens with those to come, that are answered together at most.
         processes: how many of this machine answer together, each with a model of its own.
         cpu_threads: threads torch may use on the CPU; None leaves its choice. Sums change in the last digit with it.
@@ -62,6 +64,7 @@ class EvalSettings:
     limit: int | None = None
     seed: int = 0
     max_new_tokens: int | None = None
+    setting: str | None = None
     batch_size: int = BATCH_SIZE
     tokens_per_batch: int = TOKENS_PER_BATCH
     processes: int = 1
@@ -97,6 +100,7 @@ class EvalPlan:
         files: questions, images and the folder.
         depends_on: what the answers depend on, for ``settings.json``.
         asked: what was asked, as the command line would give it.
+        setting: what ``results.json`` says of the named setting; None where there is none.
         ranks: the processes that answer together.
     """
 
@@ -110,6 +114,7 @@ class EvalPlan:
     files: EvalFiles
     depends_on: Mapping[str, Any]
     asked: Mapping[str, Any]
+    setting: Mapping[str, Any] | None
     settings: EvalSettings
     ranks: Ranks
 
@@ -153,8 +158,10 @@ def plan_evaluation(
 ) -> EvalPlan:
     """The plan of :func:`mmpref.evals.evaluate`, whose arguments these are; raises what is wrong with them."""
     chosen = benchmark_named(benchmark)
-    complete = _checked_options(chosen, options, settings)
-    samples = chosen.load(files.questions, complete)
+    given = with_setting(chosen, settings.setting, options, settings.max_new_tokens)
+    settings = replace(settings, max_new_tokens=given.max_new_tokens)
+    complete = _checked_options(chosen, given.options, settings)
+    samples = images_of_setting(chosen.load(files.questions, complete), given.setting, complete)
     refuse_duplicates((sample.id for sample in samples), "questions")
     decoding = _decoding(chosen, settings)
     server: ServerAnswerer | None = None
@@ -172,6 +179,7 @@ def plan_evaluation(
         "questions": fingerprint.of_questions(samples, with_targets=chosen.by_likelihood),
         **decoding,
         "answerer": type(answerer).__name__ if answerer is not None else kind.__name__,
+        **({"setting": given.setting.name} if given.setting is not None else {}),
     }
     found = ranks()
     if not found.is_alone and (settings.processes > 1 or answerer is not None):
@@ -187,6 +195,7 @@ def plan_evaluation(
         files=files,
         depends_on=depends_on,
         asked=asked_as(files.questions, options, settings.limit),
+        setting=None if given.setting is None else setting_facts(given.setting, complete, settings.limit),
         settings=settings,
         ranks=found,
     )

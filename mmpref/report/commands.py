@@ -62,6 +62,7 @@ def _command(run: Run, found: Evaluation) -> str | None:
         return None
     asked = found.results.get("asked")
     parts = ["mmpref", "eval", "--model", answered_by, *benchmark, *_model(given)]
+    parts += ["--setting", str(given["setting"])] if given.get("setting") else []
     parts += _server(given, found) + _questions(asked) + _images(found) + _lengths(found, given)
     parts += [*_judge(found, asked), "--out", str(file.parent)]
     parts += _list(asked, "options") if isinstance(asked, Mapping) else ["OPTIONS"] if _has_options(found) else []

@@ -176,7 +176,7 @@ LEVELS: dict[str, list[set[str]]] = {
     "evals": [
         {"files", "image_check", "shuffle_test", "text"},
         {"benchmarks"},
-        {"result_warnings", "results", "unread"},
+        {"named_setting", "result_warnings", "results", "unread"},
         {"scoring"},
         {"export", "judge", "model_facts"},
         {"plan"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import random
 import re
 import shlex
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mmpref.cli.main import main
 from mmpref.report.commands import explained
@@ -107,3 +109,41 @@ def test_the_command_of_the_page_makes_the_same_page(place: Place, asked: list[s
     page.unlink()
     assert main(shlex.split(html.unescape(line))[1:]) == 0
     assert page.read_bytes() == before
+
+
+def test_the_command_of_a_named_setting_asks_the_same_images_again(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CHAIR as HALC asks it: of 500 images that are drawn, the first three."""
+    names = [f"COCO_val2014_{number:012d}.jpg" for number in range(520, 0, -1)]
+    coco = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [{"image_id": number, "category_id": 1} for number in range(len(names))],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(coco), encoding="utf-8")
+    (tmp_path / "val2014").mkdir()
+    drawn = random.Random(0).sample(names, 500)[:3]
+    for number, name in enumerate(drawn):
+        Image.new("RGB", (24, 24), (80 * number, 40, 90)).save(tmp_path / "val2014" / name)
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "evaluated"
+    given = ["--benchmark", "chair", "--questions", "coco.json", "--image-root", "val2014", "--model", str(place.model)]
+    wrong = ["eval", *given, "--setting", "halc_64", "--max-new-tokens", "512", "--out", str(out)]
+    assert main(wrong) == 2
+    assert not out.exists()
+    main(["eval", *given, "--setting", "halc_64", "--limit", "3", "--out", str(out)])
+    before = numbers(out)
+    assert before["settings"]["setting"] == "halc_64"
+    assert before["settings"]["max_new_tokens"] == 64
+    assert [json.loads(line)["id"] for line in before["answers"]] == sorted(str(names.index(name)) for name in drawn)
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert found["setting"]["name"] == "part of halc_64"
+    assert not found["setting"]["whole"]
+    assert any("these are not the numbers of that setting" in note for note in found["notes"])
+    (command,), text = commands_of([out], tmp_path / "page.html")
+    assert "--setting halc_64" in command
+    assert "these are not the numbers of that setting" in text
+    shutil.rmtree(out)
+    main(shlex.split(command)[1:])
+    assert numbers(out) == before

@@ -31,6 +31,7 @@ from functools import partial
 from typing import Any
 
 from mmpref.errors import DataError
+from mmpref.evals.benchmarks.chair_settings import PROMPT, SETTINGS
 from mmpref.evals.benchmarks.contract import Benchmark, Graded, Item, ScoringProtocol, by_name, each
 from mmpref.evals.benchmarks.object_counts import count_objects, object_metrics, vocabulary_for
 from mmpref.evals.files.answer_readers import name_of, read_rows
@@ -57,7 +58,6 @@ from mmpref.files.rows import Row, Source, as_id, first_ids, row_id
 from mmpref.records import Answer, EvalSample, ImageRef, user_turn
 
 _KEYS = ("image_id", "id", "question_id", "idx", "index")  # LLaVA counts the questions under question_id
-PROMPT = "Please describe this image in detail."
 _GET_SYNONYMS = (
     "pass synonyms=PATH, CHAIR's list with one object per line (data/synonyms.txt of LisaAnne/Hallucination, "
     "which has no licence, so that mmpref does not ship it), or take `--protocol mmpref`, which has words of its own"
@@ -254,4 +254,5 @@ CHAIR = Benchmark(
     together=("chair_s", "chair_i", "recall", "mean_length"),
     lower_is_better=("chair_s", "chair_i"),
     undirected=("mean_length",),
+    settings=SETTINGS,
 )

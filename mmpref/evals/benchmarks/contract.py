@@ -76,6 +76,50 @@ Grade: TypeAlias = Callable[[Sequence[EvalSample], Sequence[Answer], P, Mapping[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """How a setting chooses images: ``num`` of those whose name has ``of`` in it, by Python's ``random.Random(seed)``
+    ``.sample`` from the images in the order of their names or, with ``by_name=False``, of the questions."""
+
+    num: int
+    seed: int
+    of: str = ""
+    by_name: bool = True
+
+    @property
+    def rule(self) -> str:
+        """The rule in words."""
+        order = "in the order of their names" if self.by_name else "in the order of the questions"
+        those = f"the images with '{self.of}' in their name" if self.of else "the images"
+        return f"{self.num} of {those} {order}, random.Random({self.seed}).sample"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedSetting:
+    """A way to ask a benchmark that a paper or a repository reports, by a name (``mmpref eval --setting NAME``).
+
+    Args:
+        name: what users call it by.
+        source: where it is from: repository, commit, file.
+        options: the benchmark's options that it sets.
+        max_new_tokens: the length limit of an answer; None where the source names none, and the benchmark's own is
+            taken.
+        draw: the images that are asked about where no file says which; None: a file must.
+        num: how many images its own file names, where ``draw`` is None.
+        file_option: the option by which a file says which images are asked about.
+        left_open: what the source does not say or what cannot be done as there, for the notes of a result.
+    """
+
+    name: str
+    source: str
+    options: Mapping[str, Any]
+    max_new_tokens: int | None
+    draw: Draw | None
+    num: int
+    file_option: str
+    left_open: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark(Generic[P]):
     """One benchmark.
 
@@ -103,6 +147,7 @@ class Benchmark(Generic[P]):
         together: metrics that mislead alone; a table that shows one of them shows all (CHAIR falls when captions name
             less, which recall and length show).
         lower_is_better: the metrics that get better when they fall.
+        settings: ways to ask it that papers report, by name.
         undirected: the metrics of which neither more nor less is better, such as lengths and shares of yes.
     """
 
@@ -129,6 +174,7 @@ class Benchmark(Generic[P]):
     together: tuple[str, ...] = ()
     lower_is_better: tuple[str, ...] = ()
     undirected: tuple[str, ...] = ()
+    settings: tuple[NamedSetting, ...] = ()
 
     def protocol_of_result(self, name: str) -> P:
         """The protocol that a saved result names; the default for a name that is not known here any more."""
