@@ -55,10 +55,11 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     """One sample per row, with its pair.
 
     Raises:
-        DataError: a row misses a column, its ``gt_index`` is none of its choices, or two rows that follow each other
-            are no pair.
+        DataError: a row misses a column or stands twice, its ``gt_index`` is none of its choices, or two rows that
+            follow each other are no pair.
     """
     placed = placed_rows(source, PARTS)
+    _refuse_repeated(placed)
     several = len({one.part for one in placed}) > 1
     numbers: dict[str, int] = {}
     samples = []
@@ -74,6 +75,17 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
             _refuse_no_pair(rows[start : start + 2])
             pairs |= {sample.id: rows[start][1].id for _, sample in rows[start : start + 2]}
     return tuple(replace(one, meta={**one.meta, "group": pairs[one.id], "group_size": 2}) for one in samples)
+
+
+def _refuse_repeated(placed: Sequence[PlacedRow]) -> None:
+    """Refuse the same row twice: rows have no id, and it would shift the pairs behind it."""
+    seen: dict[tuple[str, ...], str] = {}
+    for one in placed:
+        shown = (one.row.get(key) for key in ("image", "image_filename", "qtype", "question", *_CHOICES))
+        content = (one.part, *(str(value) for value in shown if isinstance(value, str | int)))
+        if content in seen:
+            raise DataError(f"{one.where}: the same question stands in {seen[content]} too; keep one of the rows")
+        seen[content] = one.where
 
 
 def _sample(one: PlacedRow, name: str) -> EvalSample:
