@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from mmpref.evals.text.caption_words import CaptionWords, cut, given
+from mmpref.evals.text.context_words import AFTER_VERBS, VERBS_AFTER_NOUNS
 from mmpref.evals.text.joined_words import NO_OBJECT, QUALIFIED
 from mmpref.evals.text.lookalikes import lookalikes, object_word
-from mmpref.evals.text.mention_context import DEPICTED, POSSIBLE, Marks
+from mmpref.evals.text.mention_context import reasons
 from mmpref.evals.text.mentions import Extractor, Mention, NotCounted, Reading, Tokenize
+from mmpref.evals.text.reasons import DEPICTED, NEGATED, POSSIBLE
 from mmpref.evals.text.vocabulary import Vocabulary
-from mmpref.evals.text.word_senses import Place, other_sense
+from mmpref.evals.text.word_senses import IMPLYING, Place, implied, other_sense
 
 _Found: TypeAlias = tuple[str, int, int, str]
 """A word or several as one, the place of the first, how many, and why it is no object, "" if it may be one."""
@@ -38,6 +40,7 @@ class _KnownWords:
 
     def __init__(self, objects: Mapping[str, str]) -> None:
         self.objects = objects
+        self.implied = frozenset(objects.values()) if "man" in objects else frozenset()
         self.lookalikes = lookalikes(objects)
         self._longest: dict[str, int] = {}
         for phrase in (*QUALIFIED, *NO_OBJECT, *objects, *self.lookalikes):
@@ -74,18 +77,22 @@ class _KnownWords:
                 return phrase, size, ""
             if size == 2 and phrase in QUALIFIED:
                 return QUALIFIED[phrase], 2, ""
-            if phrase in self.lookalikes and not any(words.breaks[index + 1 : index + size]):
+            if phrase in self.lookalikes and _is_one_noun(words, index, size):
                 return phrase, size, self.lookalikes[phrase]
         return (joined if hyphened and (joined := text.replace("-", "")) in self.objects else text), 1, ""  # "tea-pot"
 
 
+_IS_TOY = frozenset({"toy", "stuffed", "plush"})
+_SEVERAL = frozenset({"two", "three", "several", "many", "these", "all"})
+
+
 def _read(words: CaptionWords, known: _KnownWords) -> Reading:
-    found = known.join(words)
     reading = Reading([], [])
-    if not found:
-        return reading
-    marks = Marks(words).why
+    found = known.join(words)
     one = frozenset(words.one)
+    if not found and one.isdisjoint(IMPLYING):
+        return reading
+    marks = reasons(words)
     counted: set[str] = set()
     shown: set[str] = set()  # objects of which there was only a picture so far
     for text, index, size, why in found:
@@ -93,11 +100,12 @@ def _read(words: CaptionWords, known: _KnownWords) -> Reading:
         name = known.objects[text if text in known.objects else object_word(text, known.objects)]
         if not why:
             why = next((marks[at] for at in range(index, last + 1) if at in marks), "")
-            if why == DEPICTED and name == "teddy bear" and _IS_TOY & {*words.raw[max(0, index - 2) : last + 1]}:
+            around = words.raw[max(0, index - 2) : last + 1]
+            if why == DEPICTED and name == "teddy bear" and not _IS_TOY.isdisjoint(around):
                 why = ""  # a toy is what it is
             why = why or (POSSIBLE if words.asked[index] else other_sense(Place(words, index, last, one), text, name))
-            if not why and name in shown and _is_the_same(words.raw, index):
-                why = DEPICTED
+            if not why and name in shown and index and words.raw[index - 1] == "the":
+                why = DEPICTED  # "the dog" takes up the dog that was spoken of before
         span = words.span(index, last)
         if why:
             reading.not_counted.append(NotCounted(text, name, span, why))
@@ -107,12 +115,29 @@ def _read(words: CaptionWords, known: _KnownWords) -> Reading:
             reading.mentions.append(Mention(text, name, index, span))
             counted.add(name)
             shown.discard(name)
+    denied = {entry.object for entry in reading.not_counted if entry.why in (NEGATED, POSSIBLE, DEPICTED)}
+    for at, word, name in implied(words, one):
+        if name in known.implied - counted - denied and at not in marks and not words.asked[at]:
+            counted.add(name)
+            reading.mentions.append(Mention(word, name, at, words.span(at, at)))
+            reading.mentions.sort(key=lambda mention: mention.position)
     return reading
 
 
-_IS_TOY = {"toy", "stuffed", "plush"}
+def _is_one_noun(words: CaptionWords, index: int, size: int) -> bool:
+    """Whether words stand together as one noun: not "a bench. Press", "buses stop" and "a bus stops at"."""
+    if any(words.breaks[index + 1 : index + size]):
+        return False
+    last = index + size - 1
+    if words.one[last] not in VERBS_AFTER_NOUNS or size > 2:
+        return True
+    if words.raw[index] != words.one[index]:
+        return False
+    if words.raw[last] == words.one[last] or last + 1 >= len(words.raw) or words.breaks[last + 1]:
+        return True
+    after = words.raw[last + 1]
+    several = bool(index) and words.raw[index - 1] in _SEVERAL
+    return after not in AFTER_VERBS and (several or after not in _PLACES)
 
 
-def _is_the_same(raw: Sequence[str], index: int) -> bool:
-    """Whether "the dog" takes up a dog that was spoken of before."""
-    return raw[index - 1] == "the" if index else False
+_PLACES = frozenset({"at", "in", "on", "near", "by", "next", "to", "along", "behind", "past", "beside"})

@@ -60,9 +60,11 @@ SIGNS_OF = _words(
 """Between a denial and "of": "no sign of a dog"."""
 NOT_A_DENIAL_AFTER_NOT = _words(
     "only just merely simply solely necessarily far as so very too much sure quite enough entirely fully all always "
-    "least unlike uncommon exactly yet even one-sided being until to clear certain that"
+    "least unlike uncommon exactly yet one-sided being until to clear certain that"
 )
 """After "not": "not only a dog but a cat"."""
+AFTER_A_DENIED_VERB = _words("that there is are to be appear like see have show")
+"""Between a denied verb and its object: "I do not think that there is a dog"."""
 NOT_SEEN = _words(
     "visible present seen shown there pictured depicted included featured apparent evident discernible noticeable found"
 )
@@ -76,6 +78,23 @@ OF_LACK = {
 """Word -> the words that must follow it: what comes after both is not there."""
 GONE = _words("missing absent gone nowhere")
 """After "is" or "are": the subject is not there."""
+REMOVED = _words("removed replaced stolen sold demolished towed")
+"""After "has been": the subject is not there."""
+LEFT = _words("left gone checked stepped moved departed already just")
+"""After "may have"."""
+HAS_LEFT = _words("left gone vanished disappeared departed driven flown")
+"""After "has": the subject is not there."""
+ONCE = _words("stood was were had lay hung lived sat")
+"""After "once": not any more."""
+WISHING = _words("wish wishes wished wishing wants want dreams pretends pretending pretend imagines")
+GIVEN_UP = _words("forgot forgotten lost stole declined refused refuses forgets")
+"""Verbs of things that are not there."""
+TELLING = _words(
+    "book movie film story article documentary song poem show video magazine lecture lesson news talk sign"
+)
+"""Before "about"."""
+STANDS = _words("stands lies sits hangs is are stand lie sit hang was were")
+"""After "the bottle that": it is there, whatever is supposed of it."""
 HAVING = _words(
     "wearing holding carrying using riding having driving eating reading playing wear hold carry use have ride"
 )
@@ -91,11 +110,14 @@ SUGGESTING = _words(
     "hinting signify signifies signifying hypothesize imagine imagining assume assuming"
 )
 WHETHER = _words("whether if unless")
+SERVES = _words("serves serve serving used acts acting functions functioning doubles")
+"""Before "as a table": the thing is something else."""
 UNSURE = _words("unclear uncertain unsure")
 AWAITED = {
     "waiting": "for", "wait": "for", "waits": "for", "waited": "for", "awaiting": "", "awaits": "", "await": "",
     "looking": "for", "searching": "for", "search": "of", "hoping": "for", "dreaming": "of", "thinking": "about of",
-    "talking": "about", "reminiscent": "of", "reminds": "of", "need": "of", "suitable": "for",
+    "dreams": "of", "thinks": "about of", "talks": "about",
+    "talking": "about", "reminiscent": "of", "reminds": "of", "need": "of", "suitable": "for", "ready": "for",
     "popular": "among with for",
     "designed": "for", "meant": "for", "intended": "for", "reserved": "for", "advertisement": "for",
     "advertising": "", "ad": "for", "ads": "for", "advertises": "", "promoting": "", "named": "after", "known": "for",
@@ -122,25 +144,39 @@ CLAUSE_STARTS = _words(
 """After a comma: what was possible before it ends here."""
 CLAUSE_BREAKS = _words("but because while whereas although though")
 
+# --- nouns or verbs ---------------------------------------------------------------------------------------------------
+AFTER_VERBS = _words("the a an his her their its for up down through over into together hard them him it")
+"""After a verb: "they train for a race"."""
+VERBS_AFTER_NOUNS = _words(
+    "stop park show track station run race play board rest stand stall train ride fly block top press clip pump lock "
+    "tag whip hook lift surf work mark match rank box seal stamp swing sign display shop wash set cross claim ring "
+    "bite call case charge cover hold watch jump tow fight step walk paint side"
+)
+"""Second words of phrases that may be verbs: a "bus stop", but "the bus stops at the corner"."""
+
 # --- depictions -------------------------------------------------------------------------------------------------------
 ARTWORKS = _words(
     "statue sculpture painting drawing sketch illustration cartoon poster mural figurine replica carving engraving "
     "portrait print logo emblem decal sticker tattoo graffiti cutout effigy doll toy puppet plush artwork clipart "
     "caricature depiction mosaic doodle stencil embroidery relief bust ornament tapestry magnet icon symbol rendering "
-    "model figure carousel comic collage pattern animation image picture photo photograph costume float shape outline"
+    "model figure form movie film video documentary carousel comic collage pattern animation image picture photo "
+    "photograph costume float shape outline"
 )
 """Things that show others: "a statue of a horse"."""
 PHOTOS = _words("image picture photo photograph")
 """The caption's own picture, where the sentence is about it: "a photo of a bus"."""
-WITHOUT_OF = _words("model figure shape image picture photo photograph outline float pattern")
+WITHOUT_OF = _words(
+    "model figure form movie film video documentary shape image picture photo photograph outline float pattern"
+)
 """Not enough by themselves in "a model with a dog": "of" must follow."""
 SHOWN_BY = _words(
     "depicting showing featuring portraying representing displaying depicts shows features portrays displays"
 )
+SHOWS = _words("depicts shows portrays displays features depict show portray display represents")
 SURFACES = _words(
     "sign signs shirt shirts t-shirt t-shirts tshirt mug billboard flag banner hat cap sweater hoodie jersey badge "
     "label patch stamp coin advertisement ad blanket pillow bag plate card cover dress curtain rug plaque quilt "
-    "wallpaper"
+    "wallpaper tie necktie sock socks scarf apron pajamas pyjamas jacket bib"
 )
 """Things on which pictures are: "a shirt with a dog on it", "a plate with a dog painted on it"."""
 CARRIERS = _words("blanket pillow bag plate card cover rug quilt sign signs")

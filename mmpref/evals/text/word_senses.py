@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 from mmpref.evals.text import context_words as table
 from mmpref.evals.text.caption_words import STOP, CaptionWords
-from mmpref.evals.text.mention_context import DEPICTED
+from mmpref.evals.text.reasons import COMPOUND, DEPICTED, OTHER_MEANING
 from mmpref.evals.text.singular import singular
-
-OTHER_MEANING, COMPOUND = "other meaning", "compound"
-_FAR = 200  # words that a look back covers at most, so that reading stays linear
 
 
 def _set(text: str) -> frozenset[str]:
@@ -39,7 +35,7 @@ _ANIMALS = _set(
     "bird cat dog horse sheep cow elephant bear zebra giraffe calf cub kitten puppy duck goose swan lamb foal animal "
     "goat pony penguin duckling gosling lion tiger deer monkey"
 )
-_SMALL_ONES = _set("calf cub foal baby mother lamb kitten puppy duckling gosling chick")
+_SMALL_ONES = _set("calf cub foal baby mother lamb duckling gosling chick")
 _PEOPLE = _set(
     "man woman boy girl people person child player he she rider kid lady guy athlete passenger student tourist team"
 )
@@ -67,7 +63,6 @@ _NOT_BEFORE_VERBS = _set(
     "next close adjacent due similar attached connected near belongs leading leads according addition hooked tied "
     "opposite parallel relative belonging access nearer closer beside back"
 )
-_AFTER_VERBS = _set("the a an his her their its for up down through over into together hard them him it")
 _INSIDE_WORDS = _set(
     "a an the one half whole sliced peeled fresh ripe cut each another this that single halved large small"
 )
@@ -141,6 +136,10 @@ def other_sense(place: Place, word: str, name: str) -> str:
         and not (name == "person" and after == "figure")
     ):
         return DEPICTED
+    if name in table.ANIMALS and (
+        after in _COSTUMES or (after == "racing" and place.after(2) in ("poster", "posters"))
+    ):
+        return DEPICTED
     if after in _PLACES:
         return COMPOUND
     if _is_made(place, name):
@@ -149,6 +148,33 @@ def other_sense(place: Place, word: str, name: str) -> str:
         return OTHER_MEANING
     rule = _SENSES.get(word)
     return OTHER_MEANING if rule is not None and rule(place) else ""
+
+
+IMPLYING = frozenset({"he", "she", "board", "pot"})
+_GROWING = frozenset({"plant", "flower", "tree", "fern", "cactus", "succulent", "palm", "geranium", "herb"})
+"""Words that imply an object which they do not name."""
+_BOARDS = {"surf": "surfboard", "snow": "snowboard", "skate": "skateboard"}
+
+
+def implied(words: CaptionWords, one: frozenset[str]) -> list[tuple[int, str, str]]:
+    """Places, words and names of objects that are implied: "she" is a person, the board of a surfer a surfboard.
+
+    "He" may be a dog in a caption of a dog. Each object comes once at most.
+    """
+    found: dict[str, tuple[int, str, str]] = {}
+    if one.isdisjoint(IMPLYING):
+        return []
+    for at, word in enumerate(words.one):
+        if word == "pot" and {"in", "inside"} & {*words.raw[max(0, at - 3) : at]}:
+            if _GROWING & {*words.one[max(0, at - 5) : at]}:
+                found.setdefault("potted plant", (at, word, "potted plant"))
+        elif word in ("he", "she") and one.isdisjoint(_ANIMALS):
+            found.setdefault("person", (at, word, "person"))
+        elif word == "board" and at and words.raw[at - 1] in ("his", "her", "their", "the", "a"):
+            for sport, name in _BOARDS.items():
+                if not one.isdisjoint({f"{sport}er", f"{sport}boarder", f"{sport}ing", f"{sport}boarding"}):
+                    found.setdefault(name, (at, word, name))
+    return [*found.values()]
 
 
 _SURROUNDINGS = _set("decoration design theme pattern picture image photo shaped sign")
@@ -160,6 +186,8 @@ def _is_made(place: Place, name: str) -> bool:
     if name in table.ANIMALS and not table.STATUE_MATERIALS.isdisjoint(before):
         return True
     if name in table.FOODS and "plastic" in before:
+        return True
+    if name in table.VEHICLES - {"boat", "bicycle"} and not {"plastic", "wooden"}.isdisjoint(before):
         return True
     if name in table.VEHICLES and before[0] in ("model", "miniature") and before[1] not in (
         "older", "newer", "late", "latest", "new", "early", "old", "classic",
@@ -178,19 +206,23 @@ def _is_verb(place: Place) -> bool:
     before, after, written = place.before(), place.after(), place.written
     several = before == "people" or (singular(before) != before and before not in ("sports", "s"))
     person = singular(before) in _PEOPLE or singular(before).endswith(("er", "man", "woman")) or before == "people"
+    if place.words.one[place.first] == "fork" and before in ("road", "path", "trail", "river"):
+        return True
+    if written in ("ski", "skis") and person and not after:
+        return True
     if singular(written) == written:
         if before == "to":
             return place.before(2) not in _NOT_BEFORE_VERBS and (
-                after in _AFTER_VERBS or after in ("in", "out", "on", "")
+                after in table.AFTER_VERBS or after in ("in", "out", "on", "")
             )
         if before in _BEFORE_VERBS and before not in ("not", "he", "she"):
             return True
-        return several and (after in _AFTER_VERBS or (person and after == "to"))
+        return several and (after in table.AFTER_VERBS or (person and after == "to"))
     if before in ("he", "she", "it", "who", "that", "which"):
-        return after in _AFTER_VERBS or after == "in"
+        return after in table.AFTER_VERBS or after == "in"
     if not before or several or before in table.NOUN_PHRASE_ENDS or before in table.DETERMINERS:
         return False
-    return after in ("the", "a", "an", "his", "her", "their", "its") or (person and after in _AFTER_VERBS)
+    return after in ("the", "a", "an", "his", "her", "their", "its") or (person and after in table.AFTER_VERBS)
 
 
 # --- one rule for each word: whether it means something else here ----------------------------------------------------
@@ -240,6 +272,13 @@ def _adjective(place: Place) -> bool:
     return not place.ends_its_noun
 
 
+def _far_away(place: Place) -> bool:
+    """ "a remote village", "a remote or secluded place"."""
+    if not place.ends_its_noun:
+        return True
+    return place.after() in ("and", "or") and _REMOTE_OF.isdisjoint(place.one)
+
+
 def _two(place: Place) -> bool:
     """ "a couple of cups", "a couple more", but "a couple sits"."""
     after = place.after()
@@ -260,7 +299,7 @@ def _of_animals(place: Place) -> bool:
         return False
     if singular(place.after()) in _ANIMALS or place.before() in ("its", "their"):
         return True
-    return _PEOPLE.isdisjoint(place.one) or not _ANIMALS.isdisjoint([singular(place.after()), singular(place.after(2))])
+    return _PEOPLE.isdisjoint(place.one) and not (_SMALL_ONES - {singular(place.written)}).isdisjoint(place.one)
 
 
 def _young_animal(place: Place) -> bool:
@@ -281,7 +320,9 @@ def _vehicle_seat(place: Place) -> bool:
     return not _SEATED_IN.isdisjoint(place.one) or place.before() in ("take", "takes", "taking", "have")
 
 
-def _toilet_bowl(place: Place) -> bool:
+def _no_dish(place: Place) -> bool:
+    if not place.one.isdisjoint({"skate", "skateboarder", "skatepark", "halfpipe"}):
+        return True
     sentence = place.sentence()
     return (
         place.written == "bowl"
@@ -302,10 +343,10 @@ def _live_mouse(place: Place) -> bool:
 
 def _dress(place: Place) -> bool:
     return (
-        not place.one.isdisjoint({"dress", "gown"})
+        not place.one.isdisjoint({"dress", "gown", "bride", "veil"})
         and place.one.isdisjoint({"track", "station", "rail", "platform", "railroad", "locomotive", "conductor"})
-        and place.before() in ("long", "a", "the", "white", "her", "lace")
-        and place.after() in ("", "of", "behind")
+        and place.before() in ("long", "a", "the", "white", "her", "lace", "whose")
+        and place.after() in ("", "of", "behind", "is", "trails")
     )
 
 
@@ -325,10 +366,8 @@ def _teddy(place: Place) -> bool:
 
 
 def _rail_car(place: Place) -> bool:
-    """ "the car" in a caption of a train car."""
-    before = place.words.one[max(0, place.first - _FAR) : place.first]
-    of_rails = ("train", "subway", "railroad", "rail", "freight")
-    return place.before() == "the" and any(word == "car" and rail in of_rails for rail, word in pairwise(before))
+    """A car of a train, in a caption of a train and of no road."""
+    return "train" in place.one and place.one.isdisjoint(_ROAD)
 
 
 def _no_traffic_light(place: Place) -> bool:
@@ -341,7 +380,13 @@ def _flying(place: Place) -> bool:
     return not _FLYING.isdisjoint(place.one) and not any(word in place.one for word in _BASEBALL if word != "bat")
 
 
+_ROAD = _set(
+    "road street parking parked lot highway traffic truck bus driveway vehicle drive driving sidewalk motorcycle"
+)
 _FLYING = _set("cave fly flying wing nocturnal mammal upside species animal ceiling hang hanging vampire roost insect")
+_REMOTE_OF = _set("tv television couch sofa game wii control hand controller video laptop phone screen")
+_CARAVANS = _set("camels horses elephants mules donkeys thought carts wagons ants ducks")
+_COSTUMES = _set("suit onesie outfit hat slipper")
 _SPECTATING = _set("game stadium stand crowd cheering match team player arena concert sport baseball field court")
 
 _SENSES: Mapping[str, Callable[[Place], bool]] = {
@@ -352,7 +397,9 @@ _SENSES: Mapping[str, Callable[[Place], bool]] = {
     "batter": _needs(_BASEBALL - {"plate"}),
     "fan": lambda place: place.written != "fans" or _SPECTATING.isdisjoint(place.one),
     **dict.fromkeys(("baseball", "basketball", "football", "volleyball", "softball"), _sport),
-    **dict.fromkeys(("remote", "novel"), _adjective),
+    "remote": _far_away,
+    "novel": lambda place: place.after() in ("way", "approach", "idea", "concept", "design", "use", "method"),
+    "kite": lambda place: not place.one.isdisjoint({"prey", "talon", "beak", "feather", "raptor", "nest"}),
     "couple": _two,
     "family": _family,
     **dict.fromkeys(("mother", "father", "adult", "parent", "friend", "sibling"), _of_animals),
@@ -360,10 +407,11 @@ _SENSES: Mapping[str, Callable[[Place], bool]] = {
     **dict.fromkeys(("baby", "infant", "newborn", "youngster", "child"), _young_animal),
     **dict.fromkeys(("chicken", "duck", "lamb", "goose", "quail", "hen"), _meat),
     "seat": _vehicle_seat,
-    "bowl": _toilet_bowl,
+    "bowl": _no_dish,
     "keyboard": _instrument,
     "mouse": _live_mouse,
-    "train": _dress,
+    "train": lambda place: _dress(place) or (place.after() == "of" and place.after(2) in _CARAVANS),
+    "tie": lambda place: place.after() == "between",
     "bear": _teddy,
     "car": _rail_car,
     "computer": lambda place: "desktop" in place.one,
