@@ -78,7 +78,9 @@ def read_official(text: str, question: str, kind: str) -> str:
 def read_ours(text: str, question: str, kind: str) -> str:
     """Our reader of yes and no, and that of options."""
     if kind == YES_NO:
-        return read_mmpref(text, question)
+        said = read_mmpref(text, question)
+        # "Is it a queue or a crowd?" has no yes elsewhere, and here the type of the question says that it has
+        return read_mmpref(text, "") if said == "unparsed" and re.search(r"\bor\b", question) else said
     options = options_of(question) or dict.fromkeys(WORDS[kind], "")
     return read_choice(text, options, question)
 

@@ -9,7 +9,7 @@ import pytest
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals import load_samples, score
-from mmpref.evals.benchmarks.naturalbench import read_official
+from mmpref.evals.benchmarks.naturalbench import read_official, read_ours
 
 PLACES = ("q0_i0", "q0_i1", "q1_i0", "q1_i1")
 CHOICE = "multiple_choice"
@@ -94,6 +94,12 @@ def test_our_reader_knows_the_options():
     said = ["Yes."] * 4 + ["It is a helmet 1.", "B) Helmet 1", "the cap 1", "A dog"] + ["No."] * 4
     read = {item["id"]: item["read"] for item in run(by_id(said)).items}
     assert [read[f"1/{place}"] for place in PLACES] == ["B", "B", "A", "unparsed"]
+
+
+def test_a_question_with_or_has_a_yes_where_its_type_says_so():
+    question = "Is the setting likely to be a personal kitchen or food prep area?"
+    said = {text: read_ours(text, question, "yes_no") for text in ("Yes", "No.", "Yes, a kitchen.", "Yes and no", "")}
+    assert list(said.values()) == ["yes", "no", "yes", "unparsed", "unparsed"]
 
 
 def test_the_prompt_is_the_scripts_without_a_space_unless_another_is_wanted():
