@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from mmpref.evals.text.singular import singular
-from mmpref.evals.text.yes_no.presence import is_open
+from mmpref.evals.text.yes_no.hedges import is_open
 from mmpref.evals.text.yes_no.question import Asked
 from mmpref.evals.text.yes_no.stems import stem
 from mmpref.evals.text.yes_no.things import Words, narrower
@@ -20,9 +20,12 @@ from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, BE_WORDS, IMAGE
 _ARTICLES = word_set("a an the this that these those any some there")
 _PRONOUNS = word_set("it they he she that this these those both them one")
 _PASSED_OVER = word_set("to be been being have has quite slightly bright light dark deep pale brightly in fact")
-_PARTLY = word_set("partly partially half not-quite almost nearly mostly only completely entirely fully all "
-    "totally too "
-                    "somewhat exactly always")  # fmt: skip
+_HARDLY = frozenset({"hardly", "scarcely", "barely"})
+_WHOLE = word_set("surface whole entire all rest color colour top inside outside exterior interior shape name title")
+_PARTLY = word_set(
+    "partly partially half not-quite almost nearly mostly only completely entirely fully all totally too somewhat "
+    "exactly always"
+)
 _LOOKS = word_set("look looks looked seem seems seemed appear appears appeared remains stays")
 _IN_IMAGE = re.compile(
     r"\b(?:in|of|from|within|on) (?:the |this |that |these |your |given |provided )*(?:image|picture|photo"
@@ -30,6 +33,7 @@ _IN_IMAGE = re.compile(
     r"figure|frame)s?\b"
 )
 _LEAD = re.compile(r"^(?:based on|according to|looking at|as shown in|from|judging by|as|in)\b[^,]{0,100} , ")
+_RELATIVE = re.compile(r" , (?:which|who|that|whose) [^,]{1,80} ,")
 _CONTRAST = re.compile(r"(?:\brather than\b|\binstead of\b|(?:, |\band )not\b|, rather than\b)")
 
 
@@ -40,8 +44,11 @@ def echo_says(words: Sequence[str], asked: Asked) -> YesNo:
         return "unparsed"
     names = frozenset(wanted)
     line = " ".join(words[:120])
-    line = _IN_IMAGE.sub(" ", _LEAD.sub("", line)).replace(" pair of ", " ")
-    if is_open(line.split(), names) or any(word in NOT_REAL - names for word in line.split()):
+    line = _RELATIVE.sub(" ", _IN_IMAGE.sub(" ", _LEAD.sub("", line))).replace(" pair of ", " ")
+    stems = {stem(name) for name in names}
+    if is_open([word for word in line.split() if stem(word) not in stems], names) or any(
+        word in NOT_REAL - names for word in line.split()
+    ):
         return "unparsed"
     contrast = _CONTRAST.search(line)
     if contrast is not None:
@@ -70,6 +77,11 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
     if not words:
         return "unparsed"
     subject, predicate = list(asked.subject), list(asked.predicate)
+    if len(predicate) > 1 and predicate[0] in {"look", "seem", "appear"}:
+        predicate = predicate[1:]
+    lacking = _lack_says(words, subject, predicate)
+    if lacking != "unparsed":
+        return lacking
     # no subject: "blue", "not blue"
     if words[0] == "not" and _matches(words[1:], predicate, whole=True):
         return "no"
@@ -87,12 +99,18 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
     elif not _is_subject(before, subject):
         return _plain_statement_says(words, subject, predicate)
     denied = False
-    while after and (
-        after[0] in ADVERBS - _PARTLY
-        or after[0] in {"not", "never"}
-        or after[0] in _LOOKS | BE_WORDS | {"to", "like", "have"}
+    if after[:1] == ["to"] and predicate[:1] != ["to"] and words[verb] not in _LOOKS:
+        return "unparsed"
+    while (
+        after
+        and predicate[:1] != after[:1]
+        and (
+            after[0] in ADVERBS - _PARTLY
+            or after[0] in {"not", "never"} | _HARDLY
+            or after[0] in _LOOKS | BE_WORDS | {"to", "like", "have"}
+        )
     ):
-        if after[0] in {"not", "never"}:
+        if after[0] in {"not", "never"} | _HARDLY:
             if denied:
                 return "unparsed"
             denied = True
@@ -106,6 +124,39 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
     return "unparsed"
 
 
+def ellipsis_says(words: Sequence[str], asked: Asked) -> YesNo:
+    """ "The lines are not", "the man does": the asked thing and an auxiliary verb, nothing else."""
+    bare = _bare([word for word in words[:20] if word not in ADVERBS])
+    denied = bool(bare) and bare[-1] == "not"
+    if denied:
+        bare = bare[:-1]
+    if len(bare) < 2 or bare[-1] not in AUXILIARIES - {"can", "could", "may", "might", "must", "should", "would"}:
+        return "unparsed"
+    head = asked.subject[-1]
+    known = _is_subject(bare[:-1], asked.subject) or (len(bare) == 2 and _same(bare[0], head))
+    return ("no" if denied else "yes") if known and bare[0] not in _PRONOUNS else "unparsed"
+
+
+_HAVING = word_set("wearing wear wears holding hold holds carrying carry carries have has having with using riding")
+
+
+def _lack_says(words: list[str], subject: list[str], predicate: list[str]) -> YesNo:
+    """ "He has no tie on", asked whether he wears a tie: what would be worn or held is denied."""
+    if len(predicate) < 2 or stem(predicate[0]) not in {stem(word) for word in _HAVING}:
+        return "unparsed"
+    for place, word in enumerate(words[:14]):
+        if word not in {"no", "without"}:
+            continue
+        nouns = [each for each in words[place + 1 : place + 3] if each not in {"any", "a"}]
+        if not nouns or not any(_same(each, predicate[-1]) for each in nouns[:1]):
+            return "unparsed"
+        lead = words[:place]
+        while lead and (lead[-1] in _HAVING or lead[-1] in AUXILIARIES or lead[-1] in ADVERBS or lead[-1] == ","):
+            lead = lead[:-1]
+        return "no" if not lead or _is_subject(lead, subject) or "," in words[:place] else "unparsed"
+    return "unparsed"
+
+
 def _plain_statement_says(words: list[str], subject: list[str], predicate: list[str]) -> YesNo:
     """A statement without an auxiliary verb: "the boy wears a hat"."""
     if words[0] in _PRONOUNS and subject:
@@ -113,7 +164,8 @@ def _plain_statement_says(words: list[str], subject: list[str], predicate: list[
     for end in range(1, min(len(words), 12)):
         if _is_subject(words[:end], subject) and words[end - 1] not in _PRONOUNS:
             rest = words[end:]
-            if any(word in {"not", "no", "never", "without", "nor"} for word in rest[: len(predicate) + 3]):
+            denials = {"not", "no", "never", "without", "nor"} - {*predicate}
+            if any(word in denials for word in rest[: len(predicate) + 3]):
                 return "unparsed"
             if _matches(rest, predicate):
                 return "yes"
@@ -161,20 +213,31 @@ def _is_subject(words: Sequence[str], subject: Sequence[str]) -> bool:
     head = len(subject)
     for start in range(min(3, len(words))):
         if len(words) >= start + head and all(
-            _same(word, want) for word, want in zip(words[start:], subject, strict=False)
+            _same(word, want) or (word == "one" and place == head - 1 > 0)
+            for place, (word, want) in enumerate(zip(words[start:], subject, strict=False))
         ):
             rest = words[start + head :]
             before = words[:start]
+            if start == 2 and before[0] in _WHOLE and before[1] == "of":  # "the surface of the lake"
+                return not words[start + head :]
             if any(word in PREPOSITIONS or word in {"and", "or", "'s"} | NOT_REAL for word in before):
                 return False
             return not rest or (
-                rest[0] in {"in", "on", "at", "near", "behind", "with", "to", "itself"} and "and" not in rest
+                rest[0] in {"of", "in", "on", "at", "near", "behind", "with", "to", "itself"} and "and" not in rest
             )
     return False
 
 
+_ALIKE = [
+    {"says", "read"}, {"say", "reads"}, {"reads", "say"}, {"called", "named"}, {"titled", "called"}, {"larger",
+    "bigger"},
+    {"holding", "carrying"}, {"picture", "photo"}, {"big", "large"}, {"grey", "gray"}, {"parked", "stationary"},
+    {"photo", "photograph"}, {"smaller", "littler"}, {"made", "created"}, {"painted", "created"}, {"nearby", "near"},
+]  # fmt: skip
+
+
 def _same(word: str, wanted: str) -> bool:
-    if word == wanted or stem(word) == stem(wanted):
+    if word == wanted or stem(word) == stem(wanted) or {word, wanted} in _ALIKE:
         return True
     return singular(word) in narrower(singular(wanted))
 
@@ -183,6 +246,14 @@ def _matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False) -
     """Whether the words begin with the wanted ones in their order; with ``whole`` nothing else follows."""
     if not wanted:
         return False
+    if "than" in wanted and list(words) and not whole:  # "bar a is taller"
+        short = wanted[: list(wanted).index("than")]
+        if short and len(words) <= len(short) + 1 and "than" not in words:
+            return _matches(words, short, whole=True)
+    if len(wanted) > 2 and wanted[0] in {"picture", "photo", "image", "photograph"} and "of" in wanted[1:7]:
+        rest = wanted[list(wanted).index("of") + 1 :]
+        if words[:1] not in (["picture"], ["photo"], ["image"], ["photograph"]) and _matches(words, rest, whole):
+            return True
     place = 0
     passed = 0
     for index, word in enumerate(words):
@@ -193,14 +264,16 @@ def _matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False) -
                 if whole:
                     return not rest
                 return not rest or _goes_on(rest[0], wanted[-1])
+        elif place and word in {"it", "them", "him", "her", "one"} and index == len(words) - 1:
+            return True  # "he did not catch it"
         elif word in _PARTLY:
             return False
         elif word in ADVERBS or word in _PASSED_OVER or word in _ARTICLES:
             continue
         elif (
             place
-            and passed < 2
-            and word.isalpha()
+            and passed < 3
+            and word not in {",", '"'}
             and word not in PREPOSITIONS | AUXILIARIES | {"and", "or", "not", "no", "never"}
         ):
             passed += 1  # an adjective: "wearing a (red) hat"
@@ -215,6 +288,7 @@ def _goes_on(word: str, last: str) -> bool:
         return False
     return (
         word in PREPOSITIONS or word in {",", "and", "which", "who", "that", "when", "if", '"', "each", "here"}
+        or word in {"solid", "over", "outside", "too", "itself", "alone", "whereas"}
         or word.endswith(("ing", "ed", "ly"))
     )  # fmt: skip
 

@@ -35,11 +35,11 @@ _AFFIRMED = re.compile(
     r"|so it is|so there is)"
     r"(?: sir| madam| indeed| please| then)?"
 )
-_FILLERS = word_set(
-    "sure certainly well okay ok right of-course absolutely definitely naturally alright great "
-    "hello hi thanks hmm um uh oh ah so "
-    "ok obviously clearly actually honestly basically frankly sadly unfortunately yeah hey gladly"
-)
+_FILLERS = word_set("well okay ok alright hmm um uh oh ah so hello hi thanks hey gladly great erm")
+_FILLERS_BEFORE_A_COMMA = word_set("sure certainly right yeah honestly frankly basically actually sadly unfortunately")
+_FILLER_PAIRS = [("of", "course"), ("let", "us"), ("in", "fact"), ("thank", "you"), ("all", "right"),
+                 ("great", "question"),
+                 ("good", "question"), ("happy", "to")]  # fmt: skip
 _DENIED = re.compile(
     rf"(?:no )?(?:{_IT} (?:is|was|would be|does) not {_VERY}(?:correct|right|true|accurate|the case|so|it"
     rf"|seem so|appear so)|{_IT} (?:is|was|would be) "
@@ -61,7 +61,11 @@ _DENIED = re.compile(
     r"|i (?:think|believe|guess|suppose|would say|am afraid|would think|assume|fear|regret) not|probably not"
     r"|most (?:likely|probably) not|likely not|presumably not|it (?:seems|appears|looks) not"
     r"|it (?:does|do) not (?:seem|appear|look)(?: so| that way| like it| to)?|does not (?:seem|look)(?: so"
-    r"| like it| that way)?|apparently not|seemingly not|denied)"
+    r"| like it| that way)?|apparently not|seemingly not|denied"
+    r"|(?!possibly|potentially|conceivably|necessarily)\w+ly not|not (?:as far as|from what) i (?:can"
+    r"|could) (?:see|tell)"
+    r"|(?:the )?(?:chances|odds) (?:are|is) (?:very )?(?:slim|low|small|remote)"
+    r"|(?:the |that )?(?:statement|claim|premise) (?:does not hold|is not true|fails|is false))"
     r"(?: sir| madam| then| unfortunately)?"
 )
 _SUBJECT = r"(?:it|they|he|she|there|i|we|you)"
@@ -138,15 +142,10 @@ def is_doubt(words: Sequence[str]) -> bool:
 def without_fillers(words: Sequence[str]) -> Sequence[str]:
     """A clause without the words of courtesy and hesitation that open it."""
     while words:
-        if words[0] in _FILLERS or words[0] in {",", '"', "/"}:
+        ends = len(words) == 1 or words[1] == ","
+        if words[0] in _FILLERS or words[0] in {",", '"', "/"} or (ends and words[0] in _FILLERS_BEFORE_A_COMMA):
             words = words[1:]
-        elif tuple(words[:2]) in {
-            ("of", "course"),
-            ("let", "us"),
-            ("in", "fact"),
-            ("thank", "you"),
-            ("all", "right"),
-        } or tuple(words[:2]) in {("great", "question"), ("good", "question"), ("happy", "to")}:
+        elif tuple(words[:2]) in _FILLER_PAIRS:
             words = words[2:]
         else:
             break
@@ -157,7 +156,26 @@ def phrase_says(words: Sequence[str], asked: Asked) -> YesNo:
     """What a whole clause says that is a set phrase or a short form."""
     if len(words) > 24:
         return "unparsed"
-    line = " ".join(word for word in words if word not in {",", '"'})
+    while words and words[-1] in _SLANG:
+        words = words[:-1]
+    line = " ".join(word for word in words if word not in {",", '"', "us"})
+    said = _phrase_says(line, asked)
+    if said == "unparsed":
+        shorter = " ".join(word for word in line.split() if word not in _EMPHATIC)
+        if shorter != line and shorter:
+            said = _phrase_says(shorter, asked)
+    return said
+
+
+_SLANG = word_set("lol mate haha tbh imo bro dude lmao btw bud pal")
+_EMPHATIC = word_set(
+    "simply clearly really actually definitely certainly also indeed surely most very obviously apparently "
+    "plainly rather quite honestly evidently undoubtedly truly absolutely thankfully sadly unfortunately probably "
+    "likely presumably though still just"
+)
+
+
+def _phrase_says(line: str, asked: Asked) -> YesNo:
     for drop in ("i see ", "based on the image ", "in the image ", "in this image ", "from the image "):
         if line.startswith(drop) and len(line) > len(drop):
             shorter = line[len(drop) :]
@@ -169,7 +187,8 @@ def phrase_says(words: Sequence[str], asked: Asked) -> YesNo:
         return "yes"
     short = _ELLIPSIS.fullmatch(line)
     if short is not None:
-        if short["verb"] in {"can", "could", "am", "will", "have", "has"} and short["subject"] in {"i", "we", "you"}:
+        of_reader = short["subject"] in {"i", "we", "you"}
+        if of_reader and (short["verb"] in {"am", "will", "have", "has"} or not asked.by_sight):
             return "unparsed"
         return "no" if short["not"] else "yes"
     if asked.kind != "presence":
@@ -192,6 +211,9 @@ def _amount_says(line: str, asked: Asked) -> YesNo:
         return "no" if counts == {None} or "nobody" in line else "unparsed"
     if line in {"neither", "neither of them", "neither one"} and len(asked.things) == 2:
         return "no"
+    fewer = re.fullmatch(r"(?:there (?:is|are) )?(?:fewer|less) than (\w+)(?: of (?:them|those|these))?", line)
+    if fewer is not None and NUMBERS.get(fewer[1]) is not None:
+        return "no" if counts == {NUMBERS[fewer[1]]} else "unparsed"
     some = _SOME.fullmatch(line.replace(" not ", " "))
     if some is not None and " not " in f" {line} " and counts != {None}:
         said = some["count"]
@@ -206,6 +228,8 @@ def _amount_says(line: str, asked: Asked) -> YesNo:
     ):
         return "unparsed"
     said = some["count"]
+    if said == "0":
+        return "no"
     if said in {"it", "them"}:
         return "yes" if line != said and counts == {None} and not some["rest"].strip() else "unparsed"
     if counts == {None}:
@@ -241,18 +265,20 @@ def verdict_says(words: Sequence[str]) -> tuple[YesNo, int]:
 
 
 _AFTER_NO = word_set(
-    "no nope nah there it they i we he she you this that the a an not none but because since as "
-    "only just sadly unfortunately "
-    "actually definitely absolutely neither never these those in on at from based according although though "
-    "while sir madam sorry "
-    "thanks thank please indeed certainly is are according his her its my your their instead rather what if to "
-    "where nothing nobody "
-    "looking yes"
+    "no nope nah there it they i we he she you this that the a an not none but because since as only just sadly "
+    "unfortunately actually definitely absolutely neither never these those in on at from based according "
+    "although though while sir madam sorry thanks thank please indeed certainly is are his her its my your their "
+    "instead rather what if to where nothing nobody looking yes"
 )
 
 
 def bare_word_says(words: Sequence[str]) -> YesNo:
     """A clause that ends in yes or no after words that only lead to it: "I think yes", "the answer is no"."""
+    turned = re.search(
+        r"\b(?:answer|answering|reply|say|respond)\b.*\bin the (negative|affirmative)$", " ".join(words[:60])
+    )
+    if turned is not None:
+        return "no" if turned.group(1) == "negative" else "yes"
     words = [word for word in words if word not in {",", '"'}]
     if not words or len(words) > 40:
         return "unparsed"
@@ -281,9 +307,8 @@ def bare_word_says(words: Sequence[str]) -> YesNo:
 
 
 _LEADING = word_set(
-    "i think would believe that say my answer is the in based on this from image so well hmm um "
-    "uh er oh ah leaning lean toward towards guess "
-    "suppose going with a an definite clear big firm simple am it be must as final therefore thus hence here "
-    "your to question for me "
-    "seems appears all things considered overall conclusion most more of course assume saying goes with probably"
+    "i think would believe that say my answer is the in based on this from image so well hmm um uh er oh ah "
+    "leaning lean toward towards guess suppose going with a an definite clear big firm simple am it be must as "
+    "final therefore thus hence here your to question for me seems appears all things considered overall "
+    "conclusion most more of course assume saying goes probably"
 )

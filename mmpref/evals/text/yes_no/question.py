@@ -23,7 +23,7 @@ class Thing:
     """A thing asked for.
 
     ``modifiers`` stand before it ("red"), ``tail`` are the words that place it ("sofa" of "on the sofa"), ``count`` is
-    the number asked for, None where one is enough.
+    the number asked for, None where one is enough, 0 where it must be several.
     """
 
     words: Words
@@ -46,6 +46,7 @@ class Asked:
     options: dict[str, YesNo] = field(default_factory=dict)
     content: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
+    by_sight: bool = False
 
 
 UNKNOWN = Asked("unknown")
@@ -83,7 +84,8 @@ _SAID_TO_BE = re.compile(
 _NUMBER = rf"(?P<count>(?:\d{{1,3}}|{'|'.join(NUMBERS)})(?! of the))"
 _ARTICLE = (
     r"(?:(?:only|exactly|just|a total of|at least|in total) )?"
-    rf"(?:a pair of |a couple of |any |some |an |a |the |{_NUMBER} )?(?:real |actual |visible )?"
+    rf"(?:a pair of |a couple of |more than one |several |multiple |any |some |an |a |the |{_NUMBER} )?(?:real "
+    rf"|actual |visible )?"
 )
 _THERE = re.compile(
     rf"^(?:is|are|was|were) (?P<polite>not )?there (?:also |really |actually )?(?P<none>no "
@@ -106,7 +108,9 @@ _SHOWN = re.compile(
     rf"^(?:is|are|can) (?P<polite>not )?(?:(?:a|an|any|some|{_NUMBER}) )(?P<thing>.+?) (?P<none>not )?(?:be )?"
     r"(?:visible|present|shown|depicted|seen|pictured|displayed|found|spotted|included|featured|there)(?: anywhere)?$"
 )
+_SEE_QUESTION = re.compile(r"^(?:can|do|could|did) (?:you|we|i|one)\b")
 _FORMS = (_THERE, _SEE, _SHOWS, _SHOWN, _THERE_STATED)
+_SEVERAL = re.compile(r"\b(?:more than one|several|multiple)\b")
 _SHOWS_IMAGE = re.compile(
     r"^(?:does|do|did) (?:not )?(?:it|(?:the|this|that) (?:image|imange|picture|photo|photograph|scene|figure))\b"
 )
@@ -117,9 +121,14 @@ _CONTACT = re.compile(
 _EITHER = re.compile(r"\bor\b")
 _WH = re.compile(r"^(?:what|which|who|whose|where|when|why|how)\b")
 _AUX = re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|should)\b")
-_ALSO_NOUNS = word_set("line lines face faces watch watches cover covers cross crosses play plays work works "
-    "left right "
-                        "rest stand stands drink drinks turn turns move moves pass passes use uses")  # fmt: skip
+_PARTICIPLES = word_set(
+    "titled named called written made shown taken located painted created directed published built drawn played "
+    "say read rise fall belong exist mean equal depict represent describe range"
+)
+_ALSO_NOUNS = word_set(
+    "line lines face faces watch watches cover covers cross crosses play plays work works left right rest stand "
+    "stands drink drinks turn turns move moves pass passes use uses"
+)
 _SKIPPED = word_set("a an the this that these those any some there")
 _TAIL_SKIPPED = _SKIPPED | {"and", "of", "it", "its", "his", "her", "their", "is", "are", "that", "which", "who"}
 
@@ -144,7 +153,7 @@ def read_question(question: str) -> Asked:
     content = frozenset(content_words(asking[-1]))
     names = frozenset(word for thing in asked.things for word in thing.words.asserting)
     return Asked(asked.kind, asked.things, asked.every_thing, asked.negated, asked.pair, asked.subject, asked.predicate,
-                 options, content, names)  # fmt: skip
+                 options, content, names, _SEE_QUESTION.match(asking[-1]) is not None)  # fmt: skip
 
 
 def content_words(text: str) -> list[str]:
@@ -183,6 +192,8 @@ def _read(sentence: str) -> Asked:
 def _presence(found: re.Match[str], stated: bool) -> Asked:
     count = found["count"]
     number = None if count is None else NUMBERS.get(count) or int(count)
+    if _SEVERAL.search(found.group()):
+        number = 0
     if "a pair of" in found.group() or "a couple of" in found.group():
         number = number or 2
     phrase = found["thing"]
@@ -272,7 +283,11 @@ def _subject_and_predicate(words: list[str]) -> tuple[tuple[str, ...], tuple[str
     start = end
     while end < len(words):
         word = words[end]
-        stops = word in PREPOSITIONS | _SKIPPED | BE_WORDS | (VERBS - _ALSO_NOUNS) or word.endswith("ing")
+        stops = (
+            word in PREPOSITIONS | _SKIPPED | BE_WORDS | (VERBS - _ALSO_NOUNS)
+            or word.endswith("ing")
+            or (end > start and word in _PARTICIPLES)
+        )
         compares = end + 1 < len(words) and words[end + 1] == "than"
         if end > start and (stops or compares or word in NUMBERS):
             break

@@ -11,8 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mmpref.evals.text.singular import singular
 from mmpref.evals.text.yes_no.clauses import Sentence, sentences_of
-from mmpref.evals.text.yes_no.echoes import contact_says, echo_says
+from mmpref.evals.text.yes_no.echoes import contact_says, echo_says, ellipsis_says
 from mmpref.evals.text.yes_no.languages import foreign_word_says
 from mmpref.evals.text.yes_no.phrases import (
     bare_word_says,
@@ -22,11 +23,11 @@ from mmpref.evals.text.yes_no.phrases import (
     verdict_says,
     without_fillers,
 )
-from mmpref.evals.text.yes_no.presence import presence_says
+from mmpref.evals.text.yes_no.presence import Said, presence_says
 from mmpref.evals.text.yes_no.question import Asked, content_words, read_question
 from mmpref.evals.text.yes_no.tools import YesNo
 from mmpref.evals.text.yes_no.unasked import doubts_unasked, read_unasked
-from mmpref.evals.text.yes_no.words import word_set
+from mmpref.evals.text.yes_no.words import ADVERBS, word_set
 from mmpref.evals.text.yes_no.wrapping import (
     first_turn,
     fold,
@@ -68,11 +69,12 @@ _CONCLUDES_TWO = {
     ("we", "conclude"),
     ("i", "conclude"), ("which", "means"), ("this", "means"), ("that", "means"), ("we", "can"),
 }  # fmt: skip
-_CONCLUDING_REST = word_set("a result in all that up can conclude conclude means follows line")
+_CONCLUDING_REST = word_set("a result in all that up can conclude means follows line")
 _CORRECTS = re.compile(
     r"\b(?:wait|scratch that|correction|i mean|i meant|on second thought|hold on|my mistake|i was wrong"
     r"|i stand corrected|let me correct"
-    r"|oops|upon closer|on closer|looking closer|look closer|looking again|a closer look|actually|sorry"
+    r"|oops|or-rather|let me reconsider|upon closer|on closer|looking closer|look closer|looking again"
+    r"|a closer look|actually|sorry"
     r"|apologies|i misspoke|strike that|let me rephrase)\b"
 )
 _HELPS = re.compile(r"\b(?:help|assist|upload|provide|share|look at it|happy to)\b")
@@ -90,10 +92,13 @@ _FLIPS = re.compile(
 _REVERSES = re.compile(
     r"^(?:it|that|this) is (?:simply |just |certainly |definitely )?(?:not (?:true|correct|the case|right"
     r"|accurate)|false|incorrect|untrue|wrong|not so)(?: to (?:say|claim))?(?: that)? "
-    r"|^i (?:can|could|would) not say(?: that)? (?=there (?:is|are) no)"
+    r"|^i (?:can|could|would) not say(?: that)? (?=there (?:is|are) no)|^it would be (?:wrong|incorrect|false"
+    r"|inaccurate|untrue) to (?:say|claim|state)(?: that)? "
+    r"|^i would not (?:say|call it|claim)(?: that)? (?=there (?:is|are) an?)"
 )
 _LEANS = re.compile(
-    r"^(?:i|we) (?:do |really |would |can |also |strongly |certainly )*(?:think|believe|guess|suppose|assume"
+    r"^(?:i|we) (?:do |really |would |can |also |strongly |certainly )*(?:wager|bet|venture|reckon|say|argue"
+    r"|notice|note|think|believe|guess|suppose|assume"
     r"|reckon|confirm|conclude|presume|gather|tell)(?: that)? "
     r"|^(?:i am|we are) (?:fairly |quite |pretty |very |almost |absolutely |reasonably )*(?:sure|certain"
     r"|confident|convinced|positive)(?: that)? "
@@ -101,6 +106,9 @@ _LEANS = re.compile(
     r"| as though)? (?=there|a|an|the|some|two|it|he|she|they|someone|one)"
     r"|^it is (?:very |quite |most |highly |rather )*(?:likely|probable|clear|obvious|evident|true|correct"
     r"|certain|safe to say|apparent|fair to say|right|accurate to say|plain)(?: that)? "
+    r"|^(?:i|we) (?:am|are) (?:rather |very )?(?:inclined|tempted) to (?:say|think|believe)(?: that)? "
+    r"|^i would like to (?:point out|note|add|say)(?: that)? "
+    r"|^(?:apparently|undoubtedly|probably|likely|presumably|evidently|supposedly|seemingly) "
     r"|^(?:chances are|my guess is|in my (?:opinion|view)|to me|the answer is|i would say|as you can see"
     r"|you can see|one can see)(?: that)? ?,? "
     r"|^(?:based on|according to|looking at|from|judging by|judging from|after|upon|given|considering|in|having"
@@ -292,21 +300,18 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
     seen_correction = corrected
     corrects = _CORRECTS.search(" ".join(sentence.words[:400])) is not None
     helps = first and _HELPS.search(" ".join(sentence.words[:60])) is not None
-    doubted = None
     for place, clause in enumerate(sentence.clauses):
         starts = corrects and not seen_correction and _corrects(clause)
         seen_correction = seen_correction or starts
         before = (
             starts and verdict_says(without_fillers(clause))[1] > 0
         )  # "no, wait": the word stands before the correction
-        for kind, said in _clause_claims(clause, asked, opens=place == 0):
+        made = _clause_claims(clause, asked, opens=place == 0)
+        if not made and seen_correction and (is_doubt(clause) or "reconsider" in clause):
+            claims.append(_Claim("doubt", "unparsed", corrected=True))
+        for kind, said in made:
             if helps and kind == "opening":
                 continue
-            if kind == "statement":
-                if doubted is None:
-                    doubted = [is_doubt(each) for each in sentence.clauses]
-                if doubted[place]:
-                    continue
             claims.append(_Claim(kind, said, corrected=seen_correction and not (kind == "opening" and before)))
     return claims, seen_correction
 
@@ -325,16 +330,16 @@ def _corrects(clause: tuple[str, ...]) -> bool:
 
 def _clause_claims(clause: tuple[str, ...], asked: Asked, opens: bool) -> list[tuple[str, YesNo]]:
     """What one clause says: its opening word, and the statement after it."""
-    found: list[tuple[str, YesNo]] = []
-    kind = "opening" if opens else "inner"
     stripped = _without_correction(clause)
+    if clause[0] in {"although", "though"}:  # what is only conceded counts for nothing
+        stripped = _split_at_comma(clause)[1]
     words, concluding = _without_conclusion(stripped)
-    if concluding:
-        kind = "conclusion"
     words = without_fillers(words)
+    kind = "conclusion" if concluding else ("opening" if opens else "inner")
     if not words:  # courtesy alone is an answer: "Sure!"
         said = phrase_says(stripped, asked)
         return [(kind, said)] if said != "unparsed" else []
+    found: list[tuple[str, YesNo]] = []
     said, size = verdict_says(words)
     if said != "unparsed":
         found.append((kind, said))
@@ -349,28 +354,56 @@ def _clause_claims(clause: tuple[str, ...], asked: Asked, opens: bool) -> list[t
     whole = phrase_says(stripped, asked) if not found and not concluding else "unparsed"
     if whole == "unparsed":
         whole = phrase_says(words, asked)
+    if whole == "unparsed":
+        whole = _entry_says(words, asked)
+    if whole == "unparsed" and asked.subject:
+        whole = ellipsis_says(words, asked)
     if whole != "unparsed" and not (is_doubt(words) and whole == "yes"):
         return [*found, ("conclusion" if concluding else kind, whole)]
+    return [*found, *_inner_claims(words, asked, "conclusion" if concluding else "", kind)]
+
+
+def _inner_claims(words: Sequence[str], asked: Asked, concluding: str, kind: str) -> list[tuple[str, YesNo]]:
+    """What a clause says that is neither a word nor a set phrase: a phrase before its comma, a word, a statement."""
+    found: list[tuple[str, YesNo]] = []
     head, rest = _split_at_comma(words)
-    if rest:
-        part = phrase_says(head, asked)
-        if part != "unparsed" and not _is_filler(head):
-            found.append(("conclusion" if concluding else kind, part))
-            words = rest
-        else:
-            part = next(
-                (said for piece in _comma_parts(words) if (said := bare_word_says(piece)) != "unparsed"), "unparsed"
-            )
-            if part != "unparsed":
-                found.append(("conclusion" if concluding else "inner", part))
-    else:
-        part = bare_word_says(words)
+    conditional = ("if" in words and not {"look", "zoom", "ask", "mistaken"} & set(words)) or "otherwise" in words
+    part: YesNo = phrase_says(head, asked) if rest else "unparsed"
+    if part != "unparsed" and all(word in ADVERBS or word in _COURTESY for word in head):
+        # "clearly, there is no dog": the adverb says nothing of its own, but "definitely, right next to the door"
+        stated = _statement_says(rest, asked)
+        answers = not set(head) <= _COURTESY and rest[0] not in {"there", "i", "we", "it", "they", "in"}
+        part = part if stated == "unparsed" and answers else "unparsed"
+    if part != "unparsed":
+        found.append((concluding or kind, part))
+        words = rest
+    elif not conditional:
+        said = (bare_word_says(piece) for piece in _comma_parts(words))
+        part = next((each for each in said if each != "unparsed"), "unparsed")
         if part != "unparsed":
-            return [*found, ("conclusion" if concluding else "inner", part)]
-    said = _statement_says(words, asked)
-    if said != "unparsed":
-        found.append(("conclusion" if concluding else "statement", said))
+            found.append((concluding or "inner", part))
+            if not rest:
+                return found
+    stated = _statement_says(words, asked)
+    if stated == "weak":
+        found.append(("weak", "no"))
+    elif stated != "unparsed":
+        found.append((concluding or "statement", stated))
     return found
+
+
+def _entry_says(words: Sequence[str], asked: Asked) -> YesNo:
+    """A row of a table or a key with its value: "toaster no", "dogs 0"."""
+    if len(words) < 2 or len(words) > 5 or asked.kind != "presence" or len(asked.things) != 1:
+        return "unparsed"
+    name = " ".join([*words[:-2], singular(words[-2])])
+    if name not in asked.things[0].words.denying:
+        return "unparsed"
+    if words[-1] in {"0", "none", "absent", "false", "missing", "zero"}:
+        return "no"
+    if words[-1] in {"present", "true", "detected", "found"}:
+        return "yes"
+    return verdict_says(words[-1:])[0]
 
 
 def _without_correction(clause: tuple[str, ...]) -> Sequence[str]:
@@ -434,11 +467,7 @@ def _comma_parts(words: Sequence[str]) -> list[Sequence[str]]:
     return [*parts, words[start:]]
 
 
-def _is_filler(words: Sequence[str]) -> bool:
-    return not without_fillers(words)
-
-
-def _statement_says(words: Sequence[str], asked: Asked) -> YesNo:
+def _statement_says(words: Sequence[str], asked: Asked) -> Said:
     """What a clause states about what was asked for, with "I think", "it is not true that" and the like taken in."""
     flips = reverses = False
     line = " ".join(words[:200])
@@ -464,8 +493,10 @@ def _statement_says(words: Sequence[str], asked: Asked) -> YesNo:
     said = _plain_statement_says(shortened, asked)
     if said == "unparsed" and shortened is not words:
         said = phrase_says(shortened, asked)
-    if said == "unparsed":
-        return said
+    if said == "unparsed" or (shortened is words and is_doubt(words)):
+        return "unparsed"
+    if said == "weak":
+        return "unparsed" if flips or reverses else said
     if flips:
         said = "no" if said == "yes" else "unparsed"
     if reverses and said != "unparsed":
@@ -473,7 +504,8 @@ def _statement_says(words: Sequence[str], asked: Asked) -> YesNo:
     return said
 
 
-def _plain_statement_says(words: Sequence[str], asked: Asked) -> YesNo:
+def _plain_statement_says(words: Sequence[str], asked: Asked) -> Said:
+    said: Said
     if asked.kind == "presence":
         said = presence_says(words, asked)
     elif asked.kind == "contact":
@@ -485,7 +517,7 @@ def _plain_statement_says(words: Sequence[str], asked: Asked) -> YesNo:
     else:
         return "unparsed"
     if asked.negated and said != "unparsed":
-        return "no" if said == "yes" else "yes"
+        return "no" if said == "yes" else ("yes" if said == "no" else "unparsed")
     return said
 
 
@@ -493,6 +525,9 @@ def _plain_statement_says(words: Sequence[str], asked: Asked) -> YesNo:
 
 
 def _decide(claims: list[_Claim]) -> YesNo:
+    if claims and claims[-1].kind == "doubt":
+        return "unparsed"  # in the end it takes back what it said
+    claims = [claim for claim in claims if claim.kind != "doubt"]
     for place, claim in enumerate(claims):
         if claim.corrected:
             before = {each.says for each in claims[:place]}
@@ -512,6 +547,8 @@ def _decide(claims: list[_Claim]) -> YesNo:
         return "unparsed" if len(concluded) > 1 else last
     if words:
         return "unparsed" if len(words | stated) > 1 else next(iter(words))
+    if not stated:
+        return "no" if _of(claims, "weak") else "unparsed"
     return next(iter(stated)) if len(stated) == 1 else "unparsed"
 
 

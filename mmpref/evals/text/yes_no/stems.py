@@ -15,7 +15,16 @@ _IRREGULAR = {
     "has": "have", "had": "have", "having": "have", "does": "do", "did": "do", "goes": "go", "went": "go",
     "opened": "open", "closed": "close", "tying": "tie", "dying": "die", "grew": "grow", "grown": "grow",
     "broken": "break", "broke": "break", "drawn": "draw", "took": "take", "taken": "take", "said": "say",
-    "withered": "wither", "blew": "blow", "blown": "blow", "drank": "drink", "fell": "fall", "fallen": "fall",
+    "withered": "wither", "blew": "blow", "blown": "blow", "drank": "drink", "rose": "rise", "risen": "rise",
+    "began": "begin", "begun": "begin", "gave": "give", "given": "give",
+    "saw": "see", "seen": "see", "came": "come", "bought": "buy", "sold": "sell", "won": "win", "lost": "lose",
+    "led": "lead",
+    "built": "build", "spent": "spend", "kept": "keep", "left": "left", "brought": "bring", "spoke": "speak",
+    "sent": "send",
+    "chose": "choose", "chosen": "choose", "bitten": "bite", "bit": "bite", "hid": "hide", "hidden": "hide",
+    "shone": "shine",
+    "sang": "sing", "froze": "freeze", "frozen": "freeze", "stuck": "stick", "sank": "sink", "stole": "steal",
+    "dug": "dig", "fell": "fall", "fallen": "fall",
 }  # fmt: skip
 _VOWELS = "aeiou"
 
@@ -24,16 +33,19 @@ _VOWELS = "aeiou"
 def stem(word: str) -> str:
     """The stem of a lower-case word."""
     if word in _IRREGULAR:
-        return _IRREGULAR[word]
+        return _without_e(_IRREGULAR[word])
     if len(word) > 5 and word.endswith("ing"):
         return _undoubled(word[:-3])
     if len(word) > 4 and word.endswith("ed") and not word.endswith("eed"):
         return _undoubled(word[:-2])
-    one = singular(word)
-    return one[:-1] if len(one) > 3 and one.endswith("e") else one
+    return _without_e(singular(word))
+
+
+def _without_e(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("e") else word
 
 
 def _undoubled(base: str) -> str:
     if len(base) > 3 and base[-1] == base[-2] and base[-1] not in "ls" + _VOWELS:
         return base[:-1]
-    return base[:-1] if len(base) > 3 and base.endswith("e") else base
+    return _without_e(base)

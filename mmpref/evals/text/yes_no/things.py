@@ -50,6 +50,10 @@ _NARROWER = {
     "butterfly, bee, "
     "cub, mustang, cheetah, jaguar, panther, badger, beaver, chimpanzee, guinea pig, yak, reindeer, gazelle, sea "
     "lion",
+    "aircraft": "airplane, helicopter, jet, glider, drone", "luggage": "suitcase, backpack, trunk",
+    "vessel": "boat, ship",
+    "glove": "baseball glove, mitten", "bat": "baseball bat", "canine": "dog", "feline": "cat",
+    "timepiece": "clock, watch",
     "mammal": "cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, whale, dolphin, lion, tiger, rabbit, "
     "deer",
     "pet": "", "vehicle": "bicycle, car, motorcycle, bus, train, truck, van, tram, streetcar, scooter, tractor, "
@@ -72,7 +76,13 @@ _NARROWER = {
     "actor, "
     "actress, singer, dancer, boxer, runner, jogger, climber, sailor, dad, husband, wife, bull rider, police "
     "officer, "
-    "audience, team, schoolboy, schoolgirl, newborn, adult, elder, salesman, craftsman, carpenter, mechanic, cashier",
+    "audience, team, schoolboy, schoolgirl, newborn, adult, elder, salesman, craftsman, carpenter, mechanic, "
+    "cashier, pensioner, juggler, clown, monk, nun, priest, gardener, shepherd, painter, artist, photographer, "
+    "reporter, politician, scientist, engineer, plumber, electrician, butcher, baker, hairdresser, barber, "
+    "goalie, coach, "
+    "skier, gymnast, wrestler, bull fighter, attendant, guard, guest, visitor, traveler, traveller, villager, "
+    "drummer, "
+    "guitarist, violinist, pianist, conductor, diver, rower, kayaker, camper, trekker, kid, mum, auntie, uncle",
     "adult": "man, woman", "plant": "tree, flower, bush, shrub, fern, cactus, houseplant, potted plant, grass, ivy",
     "tree": "palm tree, pine tree, oak, oak tree, palm, maple, birch, willow, christmas tree, pine, fir, cherry tree",
     "flower": "rose, tulip, daisy, sunflower, lily, orchid, daffodil, carnation, poppy",
@@ -106,7 +116,8 @@ _NARROWER = {
     "bulldog",
     "water": "sea, ocean, lake, river, pond", "cloth": "towel, tablecloth", "car": "sports car, police car, suv, "
     "sedan",
-    "apple": "green apple", "truck": "fire truck, pickup truck", "bus": "school bus, double-decker bus, "
+    "rodent": "rat, squirrel, hamster, guinea pig, mouse", "apple": "green apple",
+    "truck": "fire truck, pickup truck", "bus": "school bus, double-decker bus, "
     "double-decker",
 }  # fmt: skip
 
@@ -197,9 +208,8 @@ def words_for(name: str) -> Words:
     """Words for the thing of this name, in lower case and singular."""
     asserting = narrower(name)
     broader = {
-        word for broad in _broad_words() if name in narrower(broad) and broad not in asserting
+        word for broad in _broad_words() if name in narrower(broad) and broad != name
         for word in _same().get(broad, frozenset({broad}))
     }  # fmt: skip
-    broader -= asserting
     denying = _same().get(name, frozenset()) | broader | {name}
     return Words(asserting, denying, max(word.count(" ") + 1 for word in (*asserting, *denying, *other_compounds())))

@@ -40,7 +40,8 @@ _NEGATION = re.compile(r"\b(?:no|not|none|never|neither|nothing|nowhere|cannot|w
 _NOT = r"(?: not|n't)"
 _DENIAL = re.compile(
     rf"\bthere(?:(?:'s| is| are| was| were) (?:no|not|none|nothing)\b|(?: is| are| was| were){_NOT}\b)"
-    rf"|\b(?:is|are|was|were){_NOT}(?:\s*[,;]|\s*\Z| (?:\w+ly )?(?:visible|present|shown|seen|there|here|in|on|any|an?"
+    rf"|\b(?:is|are|was|were){_NOT}(?:\s*[,;]|\s*\Z| (?:\w+ly )?(?:visible|present|shown|seen|there|here|in|on"
+    rf"|any|an?"
     r"|one|pictured|depicted|found|included|correct|true|right|the case)\b)"
     rf"|\b(?:(?:do|does|did|can|could){_NOT}|cannot|can't) (?:\w+ly )?"
     r"(?:see|contain|show|have|include|appear|feature|find|depict|spot|notice|observe|detect|look like|seem)\b"

@@ -102,9 +102,9 @@ _PRESENCE_KEYS = (
     "object_present", "in_image", "contains", "is_there",
 )  # fmt: skip
 _SIDE_KEYS = word_set(
-    "reason reasoning explanation rationale confidence thought thoughts thinking analysis "
-    "evidence caption description "
-    "question score probability objects object id image details note notes comment justification bbox boxes"
+    "reason reasoning explanation rationale confidence thought thoughts thinking analysis evidence caption "
+    "description question score probability objects object id image details note notes comment justification bbox "
+    "boxes"
 )
 _PAIR = re.compile(
     r"[\"']?(?P<key>[a-z][a-z_ /-]{0,40}?)[\"']?\s*[:=]\s*"

@@ -1,0 +1,251 @@
+"""What holds at one place of a clause, read word by word: what is denied, what is only depicted, which determiner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmpref.evals.text.yes_no.hedges import next_word
+from mmpref.evals.text.yes_no.question import Thing
+from mmpref.evals.text.yes_no.words import (
+    ADVERBS,
+    AFTER_SIGN,
+    AUXILIARIES,
+    BE_WORDS,
+    DEPICTIONS,
+    DETERMINERS,
+    EXISTENCE_VERBS,
+    HUNG,
+    IMAGE_WORDS,
+    LACKING,
+    LACKING_OF,
+    LIKE_NOTHING,
+    NOT_REAL,
+    NOUNS_IN_ING,
+    NUMBERS,
+    OTHERS,
+    PERCEPTION_VERBS,
+    PLACES,
+    PREPOSITIONS,
+    QUANTITIES,
+    SIGNS,
+    SUBJECTS,
+    VERBS,
+)
+
+
+@dataclass(slots=True)
+class Place:
+    """What holds at one place of a clause."""
+
+    pending: bool = False  # the verb of "does not see" is still to come
+    denied: str = (
+        ""  # "" nothing; "deny"; "no" for the determiner; "nothing", "none", "without"; "open": cannot be told
+    )
+    sign: bool = False  # "no sign that": what follows is denied too
+    depicted: bool = False
+    unreal: bool = False
+    determiner: str = ""
+    number: int | None = None
+    preposition: str = ""
+    relative: bool = False
+    alternative: bool = False  # "either ... or": one of several
+    excepted: bool = False  # "except ...": the rule does not hold for what follows
+    noun_since: int = 0  # where the words that belong to the noun begin
+
+
+def after_noun(state: Place, index: int) -> None:
+    state.unreal = False
+    state.number = None
+    state.noun_since = index
+
+
+def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> None:
+    """Changes what holds by one word that does not name the thing."""
+    word = words[index]
+    after = words[index + 1] if index + 1 < len(words) else ""
+    if _read_negation(words, index, word, after, state):
+        state.noun_since = index + 1
+        return
+    if word in {",", "and", "or", "nor"}:
+        state.noun_since = index + 1
+        state.alternative = word == "or" or (state.alternative and word != "and")
+        if state.denied == "no" and word != "or" and after in DETERMINERS - {"any", "other", "such"}:
+            state.denied = "open"
+        return
+    if word in {"who", "that", "which"}:
+        state.relative = True
+    if state.pending:
+        state.pending = word not in PERCEPTION_VERBS | EXISTENCE_VERBS
+        if not state.pending and word == "make" and after == "out":
+            state.pending = True
+        state.noun_since = index + 1
+        return
+    if state.denied == "nothing" and word not in LIKE_NOTHING and word not in ADVERBS:
+        state.denied = "open"
+    if word in DETERMINERS or word.isdigit() or word == "'s":
+        state.noun_since = index + 1 if word in {"a", "an", "the"} or word == "'s" else state.noun_since
+        state.determiner = word
+        state.alternative = state.alternative or word == "either"
+        if word in NUMBERS or word.isdigit():
+            value = NUMBERS.get(word) or (int(word) if len(word) < 4 and word.isascii() else 1000)
+            state.number = -1 if state.number is not None or _vague(words, index) else value
+        if state.denied and word in OTHERS:
+            state.denied = "open"
+        return
+    if word in thing.modifiers and not state.pending:
+        return
+    if word in {"except", "save", "besides", "bar", "barring"} and (
+        word not in {"save", "bar"} or after in DETERMINERS
+    ):
+        state.excepted, state.determiner, state.noun_since = True, "", index + 1
+        return
+    if word in NOT_REAL and word not in thing.words.asserting:
+        state.unreal = True
+    if (
+        word in DEPICTIONS
+        and word not in thing.words.asserting
+        and not (state.denied and word in SIGNS)
+        and _depicts(words, index, after)
+    ):
+        state.depicted = True
+    if word == "of" and index and words[index - 1] in QUANTITIES and state.determiner:
+        return  # "a pair of", "a herd of"
+    if word in PREPOSITIONS:
+        if index and words[index - 1] in LACKING_OF:
+            return
+        state.preposition, state.unreal = word, False
+        state.determiner, state.number, state.noun_since = "", None, index + 1
+        if (
+            state.denied in {"no", "deny", "without"}
+            and not (word == "of" and _of_is_clear(words, index))
+            and not (state.sign and word in AFTER_SIGN)
+        ):
+            state.denied = "open"
+        return
+    if word in AUXILIARIES or word in VERBS or (word.endswith("ing") and word not in NOUNS_IN_ING):
+        if not word.endswith("ing"):
+            state.preposition = ""
+        if word in AUXILIARIES or word in VERBS:
+            state.determiner, state.number = "", None
+        state.noun_since = index + 1
+        if state.denied == "none" and word in BE_WORDS:
+            return
+        if state.denied == "without" and not word.endswith("ing"):  # "a man without a hat is riding"
+            state.denied = ""
+            return
+        if state.denied in {"no", "deny", "without"} and not (state.sign and word in AFTER_SIGN):
+            state.denied = "open"
+        elif state.denied == "open" and state.relative and word in {"is", "are", "has", "holds"}:
+            state.denied, state.relative = "", False
+        return
+    if word in SIGNS and state.denied:
+        state.sign = True
+    if word in OTHERS and state.denied:
+        state.denied = "open"
+
+
+def _read_negation(words: Sequence[str], index: int, word: str, after: str, state: Place) -> bool:
+    before = words[index - 1] if index else ""
+    new = ""
+    if word == "no" or word in LACKING:
+        new = "deny" if word in LACKING else "no"
+        if before in {"with", "has", "have", "having"} and word == "no" and not _about_image(words, index):
+            new = "without"
+    elif (
+        word in {"free", "void", "empty", "bare", "clear", "bereft", "shorn", "short"} and after in {"of", "from"}
+    ) or (word, after) in {
+        ("instead", "of"),
+        ("rather", "than"),
+    }:
+        new = "deny"
+    elif word == "without":
+        new = "deny" if after in {"any", "visible"} or _about_image(words, index) else "without"
+    elif word == "missing" and after in {"a", "an", "any", "the"}:
+        new = "deny" if _about_image(words, index) else "open"
+    elif word in {"none", "nothing"}:
+        new = word
+    elif word in {"fail", "fails", "failed"}:
+        new = "deny" if next_word(words, index + 2) in PERCEPTION_VERBS | EXISTENCE_VERBS else "open"
+    elif word == "not":
+        new = _not_means(words, index)
+    elif word in {"never", "hardly", "barely", "scarcely", "rarely", "nobody", "seldom", "neither"}:
+        new = "open"
+    if not new:
+        return False
+    if word == "of" or (word in {"nor", "neither"} and state.denied in {"deny", "no"}):
+        return True
+    state.pending = new == "deny" and (
+        word in {"fail", "fails", "failed"} or (word == "not" and _denies_verb(words, index))
+    )
+    doubled = (
+        state.denied == "deny" and word == "no" and before in PERCEPTION_VERBS | EXISTENCE_VERBS | {"not", "is", "are"}
+    )
+    if doubled:  # "there ain't no dog"
+        return True
+    state.denied = new if not state.denied or word == "nor" else "open"
+    if before in {",", "but", "and"}:
+        state.depicted = False  # "a painting of a horse, not a real horse"
+    state.determiner = state.determiner if new == "open" else "no"
+    state.sign = word == "absence"
+    state.preposition = ""
+    return True
+
+
+def _of_is_clear(words: Sequence[str], index: int) -> bool:
+    before = words[index - 1] if index else ""
+    return before in SIGNS | LACKING_OF | {"clear", "any", "lots"}
+
+
+def _about_image(words: Sequence[str], index: int) -> bool:
+    """Whether the clause up to here has the image, or what shows it, as its subject."""
+    before = words[max(0, index - 12) : index]
+    return not before or any(word in IMAGE_WORDS or word in PLACES for word in before) or before[0] in SUBJECTS
+
+
+def _not_means(words: Sequence[str], index: int) -> str:
+    """What "not" denies: what follows, or something else."""
+    before = words[index - 1] if index else ""
+    place = index + 1
+    while place < len(words) and (words[place] in ADVERBS - {"all"} or words[place] in {"be", "been", "able", "to"}):
+        place += 1
+    after = words[place] if place < len(words) else ""
+    subject = words[max(0, index - 12) : index]
+    if before in BE_WORDS and "there" in subject:
+        return "deny"
+    if after in {"make"} and "out" not in words[place : place + 2]:
+        return "open"
+    if after in PERCEPTION_VERBS:
+        return "deny" if set(subject) & {"i", "we", "you", "one"} or len(subject) <= 1 else "open"
+    if after in EXISTENCE_VERBS:
+        return "deny" if _about_image(words, index) else "open"
+    starts = before in BE_WORDS or before in {"", ",", "and", "or", "just", "is", "certainly", "definitely"}
+    plain = after in {"a", "an", "any", "the", "one", "single"} or after in NUMBERS or after.isdigit()
+    return "deny" if starts and plain else "open"
+
+
+def _denies_verb(words: Sequence[str], index: int) -> bool:
+    place = index + 1
+    while place < len(words) and (words[place] in ADVERBS - {"all"} or words[place] in {"be", "been", "able", "to"}):
+        place += 1
+    return place < len(words) and words[place] in PERCEPTION_VERBS | EXISTENCE_VERBS
+
+
+def _vague(words: Sequence[str], index: int) -> bool:
+    before = words[max(0, index - 2) : index]
+    return bool(
+        {"than", "least", "most", "about", "around", "up", "over", "nearly", "almost", "or", "approximately"}
+        & {*before}
+    )
+
+
+def _depicts(words: Sequence[str], index: int, after: str) -> bool:
+    """Whether a painting, sign or toy here shows what follows; a picture may be the image itself."""
+    word = words[index]
+    if after not in {"of", "depicting", "showing", "with", "featuring", "representing", "that", "which", "portraying",
+                     "resembling", "shaped", "on", "is", "shows", "depicts", "says"}:  # fmt: skip
+        return False
+    if word not in IMAGE_WORDS and word not in {"images", "image", "portrait"}:
+        return True
+    whole = index <= 6 and not set(words[:index]) & {"has", "have", "with", "'s", "there", "wearing", "holding", "on"}
+    return not whole or any(each in HUNG for each in words[index : index + 30])
