@@ -224,3 +224,63 @@ def judge(asked: _Answers, cost: CostOptions, run: _JudgeRun, requests: RequestO
     with CountDisplay("judging") as display:
         plan.run_and_report(asked.out, max_cost=cost.max_cost, say=display.say, progress=display.update)
     typer.echo(f"wrote {asked.out}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Compared:
+    """Which verdicts are compared with which, on what answers."""
+
+    benchmark: Annotated[str, typer.Option(help="mmhal, hallusionbench or object_halbench.")]
+    questions: Questions
+    answers: Annotated[
+        list[Path], typer.Option(help='The answers that were judged, JSONL of {"id": ..., "text": ...}.')
+    ]
+    given: Annotated[Path, typer.Option(help="Verdicts of people or of the official judge, or its reviews.")]
+    verdicts: Annotated[
+        list[Path], typer.Option(help="Verdicts of a judge, as mmpref judge writes them; several: again.")
+    ]
+    options: BenchmarkOptions = None
+    protocol: Protocol = "mmpref"
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the numbers and both verdicts on every answer: a .json.")
+    ] = None
+
+
+@stopped_by_ctrl_c
+@with_options
+def agreement(asked: _Compared) -> None:
+    """How well judges agree with given verdicts on the same answers: exact, within one point, kappa, rank, bias."""
+    from mmpref.evals.agreement import agreement as agree
+    from mmpref.evals.agreement import agreement_cell, agreement_content, refuse_nothing_in_common
+    from mmpref.evals.files.files_read import files_read
+    from mmpref.evals.scoring import text_options
+    from mmpref.files.reading import refuse_written_over
+    from mmpref.files.writing import write_json
+    from mmpref.rundir.folder import versions
+    from mmpref.terminal import print_table
+    from mmpref.yaml_text import parse_options
+
+    given = parse_options(asked.options or [], texts=text_options(asked.benchmark))
+    if "verdicts" in given:
+        raise ConfigError("verdicts= is an option of mmpref score; pass the file here as `--verdicts FILE`")
+    inputs = files_read(asked.benchmark, asked.questions, asked.answers, options=given)
+    refuse_written_over({"--out": asked.out}, [*inputs, asked.given, *asked.verdicts])
+    questions, answers = one_or_many(asked.questions), one_or_many(asked.answers)
+    found = {
+        str(file): agree(asked.benchmark, questions, answers, asked.given, file, asked.protocol, **given)
+        for file in asked.verdicts
+    }
+    if asked.out is not None:
+        facts = {"benchmark": asked.benchmark, "protocol": asked.protocol, "given": str(asked.given)}
+        write_json(asked.out, {**facts, "judges": agreement_content(found), "versions": versions()})
+    names = list(dict.fromkeys(name for one in found.values() for name in one.metrics))
+    rows = [[name, *(agreement_cell(one, name) for one in found.values())] for name in names]
+    counts = [["answers judged by both", *(f"{one.n}" for one in found.values())]]
+    counts += [["missing from the judge", *(f"{len(one.missing)}" for one in found.values())]]
+    counts += [["without a given verdict", *(f"{len(one.not_given)}" for one in found.values())]]
+    given_by = next(iter(found.values())).given_by
+    columns = ["", *(f"{one.judge} ({Path(file).name})" for file, one in found.items())]
+    print_table(f"{asked.benchmark} · agreement with {given_by}", columns, [*counts, *rows])
+    if asked.out is not None:
+        typer.echo(f"wrote {asked.out}")
+    refuse_nothing_in_common(found)

@@ -14,7 +14,7 @@ import typer
 
 from mmpref.cli.arguments import hint_for, refuse_empty, refuse_no_path
 from mmpref.cli.data import app as data_app
-from mmpref.cli.evals import evaluate, judge
+from mmpref.cli.evals import agreement, evaluate, judge
 from mmpref.cli.plan import plan
 from mmpref.cli.recipes import config, recipes
 from mmpref.cli.sample import app as sample_app
@@ -38,6 +38,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(sample_app, name="sample")
 app.command("eval")(evaluate)
 app.command("judge")(judge)
+app.command("agreement")(agreement)
 app.command("recipes")(recipes)
 app.command("config")(config)
 

@@ -178,7 +178,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"benchmarks"},
         {"named_setting", "result_warnings", "results", "unread"},
         {"scoring"},
-        {"export", "judge", "model_facts"},
+        {"agreement", "export", "judge", "model_facts"},
         {"plan"},
         {"answering"},
         {"evaluate"},

@@ -42,7 +42,7 @@ TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "envi
 _NEEDED = ("question_type", "image_id", "image_src", "image_content", "question", "gt_answer")
 _KEYS = ("image_id", "id", "question_id", "idx", "index")
 _REVIEW_KEYS = ("review", "gpt4_review")
-_HALLUCINATES_BELOW = 3
+HALLUCINATES_BELOW = 3
 
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
@@ -126,7 +126,7 @@ PROTOCOLS = by_name(
 )
 
 
-def _verdicts(source: Any, samples: Sequence[EvalSample], protocol: MmhalProtocol) -> dict[str, Verdict]:
+def ratings(source: Any, samples: Sequence[EvalSample], protocol: MmhalProtocol) -> dict[str, Verdict]:
     """Verdicts from any of the layouts in the module's docstring."""
     content = load_json(source) if is_path(source) else list(source)
     rows = content if isinstance(content, list) else [content]
@@ -186,7 +186,7 @@ def grade(
         raise EvalIncompleteError(
             "MMHal-Bench is scored by a judge and there are no verdicts: let a judge run, or pass verdicts=FILE"
         )
-    verdicts, missing = usable_on(_verdicts(options["verdicts"], samples, protocol), pairs)
+    verdicts, missing = usable_on(ratings(options["verdicts"], samples, protocol), pairs)
     items: list[Item] = []
     for sample, text in pairs:
         score = verdicts[sample.id].score if sample.id in verdicts else None
@@ -201,7 +201,7 @@ def grade(
                 "num_words": count_words(text),
                 "missing": score is None,
                 "score": score,
-                "hallucinates": None if score is None else score < _HALLUCINATES_BELOW,
+                "hallucinates": None if score is None else score < HALLUCINATES_BELOW,
             }
         )
     notes = [*judging_notes(verdicts, missing, options["verdicts"]), f"ratings are from 0 to {MAX_SCORE}"]
@@ -217,7 +217,7 @@ def count(item: Mapping[str, Any]) -> Counts:
         "rated": 1,
         "points": score,
         "hallucinations": item["hallucinates"],
-        "informative": score - 3 if score >= _HALLUCINATES_BELOW else score,
+        "informative": score - 3 if score >= HALLUCINATES_BELOW else score,
         "words": item["num_words"],
     }
 

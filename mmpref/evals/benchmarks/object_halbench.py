@@ -51,14 +51,14 @@ _OBJECT_KEYS = ("objects", "gt_objects", "truth", "mscoco_gt_words")
 
 def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSample, ...]:
     """One sample per item; ``target`` is its ground truth as given, not yet mapped to canonical objects."""
-    rows = question_rows(_sentences(source), str(source) if is_path(source) else "items")
+    rows = question_rows(sentences(source), str(source) if is_path(source) else "items")
     truth = ground_truth(options["truth"]) if options["truth"] is not None else None
     samples = tuple(_sample(row, where, truth, options) for where, row in rows)
     refuse_repeated_ids(((where, sample.id) for (where, _), sample in zip(rows, samples, strict=True)), "image_id")
     return samples
 
 
-def _sentences(source: Source, what: str = "items") -> list[Row]:
+def sentences(source: Source, what: str = "items") -> list[Row]:
     """Rows of a source, those of the script's result file from under ``sentences``."""
     in_json = isinstance(source, str | Path) and Path(source).suffix.lower() not in TABLES
     content = load_json(str(source)) if in_json else source
@@ -93,7 +93,7 @@ def _sample(row: Row, where: str, truth: Truth | None, options: Mapping[str, Any
 
 
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
-    rows = _sentences(source, "answers")
+    rows = sentences(source, "answers")
     verdicts = [
         {"id": str(row["image_id"]), "objects": row["words"], "judge": str(row.get("judge", "")), "refined": True}
         for row in rows
@@ -177,7 +177,7 @@ class _Listed:
     @staticmethod
     def read(options: Mapping[str, Any], pairs: Sequence[tuple[EvalSample, str]]) -> _Listed:
         """The verdicts of the option, about these answers."""
-        rows = _sentences(options["verdicts"])
+        rows = sentences(options["verdicts"])
         verdicts, missing = usable_on(read_verdicts(rows, "objects", verdicts_name(options["verdicts"])), pairs)
         return _Listed(verdicts, missing, bool(options["refined"]) or all(row.get("refined") for row in rows))
 

@@ -143,12 +143,14 @@ def _value(row: Row, kind: VerdictKind, where: str) -> Verdict:
     return Verdict(id=name, judge=judge, objects=tuple(value))
 
 
-def usable(verdicts: Verdicts, asked: Sequence[str]) -> tuple[dict[str, Verdict], list[str]]:
+def usable(
+    verdicts: Verdicts, asked: Sequence[str], *, max_missing: float = MAX_MISSING_SHARE
+) -> tuple[dict[str, Verdict], list[str]]:
     """The verdicts on ``asked`` that can be counted, and the ids of those that are missing.
 
     Raises:
         DataError: a verdict on something that was not asked.
-        EvalIncompleteError: more than ``MAX_MISSING_SHARE`` of the answers have no verdict (exit 8).
+        EvalIncompleteError: more than the share ``max_missing`` of the answers have no verdict (exit 8).
     """
     known = set(asked)
     if unknown := [name for name in verdicts if name not in known]:
@@ -159,18 +161,22 @@ def usable(verdicts: Verdicts, asked: Sequence[str]) -> tuple[dict[str, Verdict]
         )
     good = {name: verdicts[name] for name in asked if name in verdicts and verdicts[name].error is None}
     missing = [name for name in asked if name not in good]
-    if len(missing) > MAX_MISSING_SHARE * len(asked):
+    if len(missing) > max_missing * len(asked):
         reasons = sorted({verdicts[name].error or "" for name in missing if name in verdicts})
         why = f" ({'; '.join(reasons[:3])})" if reasons else ""
         raise EvalIncompleteError(
-            f"{len(missing)} of {len(asked)} answers have no verdict, more than {MAX_MISSING_SHARE:.0%}: "
+            f"{len(missing)} of {len(asked)} answers have no verdict, more than {max_missing:.0%}: "
             f"{first_ids(missing)}{why}; let the judge run again, it asks only about these"
         )
     return good, missing
 
 
 def usable_on(
-    verdicts: Verdicts, pairs: Sequence[tuple[EvalSample, str]], *, first: Mapping[str, str] | None = None
+    verdicts: Verdicts,
+    pairs: Sequence[tuple[EvalSample, str]],
+    *,
+    first: Mapping[str, str] | None = None,
+    max_missing: float = MAX_MISSING_SHARE,
 ) -> tuple[dict[str, Verdict], list[str]]:
     """The same as :func:`usable` for these questions and answers, when the verdicts are about them.
 
@@ -188,7 +194,7 @@ def usable_on(
             f"questions than these: {first_ids(others)}; judge these answers with mmpref judge: what its --cache holds "
             "is not paid for again"
         )
-    return usable(verdicts, [sample.id for sample, _ in pairs])
+    return usable(verdicts, [sample.id for sample, _ in pairs], max_missing=max_missing)
 
 
 def _is_on_other(verdict: Verdict | None, sample: EvalSample, text: str, first: Mapping[str, str]) -> bool:
