@@ -70,9 +70,8 @@ def test_a_weak_model_raises_no_warning():
 
 def test_denials_that_name_what_is_there_are_no_answers_to_other_questions():
     rows = pope(120)
-    texts = [
-        sentence(row) if row["label"] == "yes" else f"No, it is a {OBJECTS[k % 12]}." for k, row in enumerate(rows)
-    ]
+    others = [next(thing for thing in OBJECTS[k % 11 :] if thing != named(row)) for k, row in enumerate(rows)]
+    texts = [sentence(row) if row["label"] == "yes" else f"No, it is a {others[k]}." for k, row in enumerate(rows)]
     assert told(rows, texts) == []
 
 
