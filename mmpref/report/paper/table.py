@@ -377,18 +377,23 @@ def _with_notes_of_results(
     columns: Sequence[PaperColumn], members: Sequence[Answered | None]
 ) -> tuple[tuple[str, ...], list[PaperColumn]]:
     """What was written with the results: what all say belongs to the group, the rest to the model's first value."""
-    there = [member for member in members if member is not None]
-    notes = {member.place: notes_of_result(member.evaluation) for member in there}
-    common = (
-        [note for note in next(iter(notes.values())) if all(note in own for own in notes.values())] if there else []
-    )
+    notes = {member.place: _said_once(notes_of_result(member.evaluation)) for member in members if member is not None}
+    first = next(iter(notes.values()), [])
+    common = [note for note in first if all(note in own for own in notes.values())]
     out = list(columns)
     for place, own in notes.items():
-        left = tuple(note for note in own if note not in common)
+        left = "; ".join(note for note in own if note not in common)  # one sign for all that is said of one result
         column = next((n for n, column in enumerate(out) if column.cells[place].cell.value is not None), 0)
         if left and out:
             cells = list(out[column].cells)
             cell = cells[place]
-            cells[place] = PaperCell(cell.cell, cell.mark, cell.difference, (*left, *cell.footnotes))
+            cells[place] = PaperCell(cell.cell, cell.mark, cell.difference, (left, *cell.footnotes))
             out[column] = PaperColumn(out[column].metric, out[column].better, tuple(cells))
-    return tuple(common), out
+    return (("; ".join(common),) if common else ()), out
+
+
+def _said_once(notes: Sequence[str]) -> list[str]:
+    """Without the count of answers that could not be read, where a warning says it too: it has a column besides."""
+    unread = "could not be read"
+    warned = any(note.startswith("WARNING") and unread in note for note in notes)
+    return [note for note in notes if not warned or note.startswith("WARNING") or unread not in note]

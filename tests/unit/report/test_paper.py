@@ -272,11 +272,22 @@ def test_what_a_result_warns_of_is_a_footnote(tmp_path):
     assert "one answer: 90 % of the answers are yes" in text
     assert "WARNING: 30 of 30 (100.0%) of the answers that could be read are 'yes'" in text
     assert "one answer: 100 %" not in text  # said already
-    assert re.search(r"\d\. .*could not be read", text)
+    assert "WARNING: 4 of 30 (13.3%) of the answers could not be read" in text
+    assert "4 of 30 answers (13.3%)" not in text  # the same, and it has a column
     assert "<sup>" in text
     page = run(tmp_path / "a", tmp_path / "b", out=tmp_path / "t.html")
     assert re.search(r'<a href="#note-1">1</a>', page)
     assert 'id="note-1"' in page
+
+
+def test_what_is_said_of_one_result_has_one_sign_and_what_all_say_stands_over_the_columns(tmp_path):
+    for name, own in (("a", ["x is so", "told of all"]), ("b", ["told of all"]), ("c", ["told of all", "y", "z"])):
+        file = pope(tmp_path / name, wrong=()) / "results.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"notes": own, "warnings": []}))
+    (group,) = paper_table(load_models([str(tmp_path / name) for name in "abc"])[0]).groups
+    assert group.footnotes == ("told of all",)
+    assert [cell.footnotes for cell in group.columns[0].cells] == [("x is so",), (), ("y; z",)]
+    assert not any(cell.footnotes for column in group.columns[1:] for cell in column.cells)
 
 
 def test_a_model_without_a_result_is_not_measured_and_an_undefined_metric_says_why(tmp_path):
