@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from mmpref.cli.main import main
+from mmpref.evals import BENCHMARKS, load_samples
 from mmpref.report.commands import explained
 from tests.chat_server import ChatServer
 from tests.integration.conftest import Place
+from tests.unit.evals.cases import load
 
 
 def commands_of(runs: list[Path], page: Path) -> tuple[list[str], str]:
@@ -147,3 +149,28 @@ def test_the_command_of_a_named_setting_asks_the_same_images_again(
     shutil.rmtree(out)
     main(shlex.split(command)[1:])
     assert numbers(out) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [("crpe", "accuracy"), ("mmvp", "pair_accuracy"), ("finer", "paired_accuracy")]
+)
+def test_a_multiple_choice_benchmark_is_asked_scored_and_reported(
+    name: str, metric: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = load(name)["questions"][:8]
+    images = sorted({path for sample in load_samples(name, made) for image in sample.images if (path := image.path)})
+    for number, image in enumerate(images):
+        (tmp_path / "images" / image).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 24), (30 * number, 40, 90)).save(tmp_path / "images" / image)
+    (tmp_path / "questions.json").write_text(json.dumps(made), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    given = ["--benchmark", name, "--questions", "questions.json", "--image-root", "images", "--max-new-tokens", "2"]
+    assert main(["eval", *given, "--model", str(place.model), "--out", "evaluated"]) in (0, 8)
+    before = numbers(tmp_path / "evaluated")
+    assert before["n"] == 8
+    assert metric in before["metrics"]
+    (command,), text = commands_of([tmp_path / "evaluated"], tmp_path / "page.html")
+    assert BENCHMARKS[name].title.partition(",")[0] in text
+    shutil.rmtree(tmp_path / "evaluated")
+    main(shlex.split(command)[1:])
+    assert numbers(tmp_path / "evaluated") == before

@@ -22,6 +22,7 @@ answers. What the protocols read:
 
 from __future__ import annotations
 
+import hashlib
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,13 +41,14 @@ from mmpref.evals.benchmarks.groups import (
 )
 from mmpref.evals.files.question_parts import PART, PlacedRow, ids_with_parts, load_answers_by_part, placed_rows
 from mmpref.evals.files.question_rows import refuse_repeated_ids
+from mmpref.evals.files.question_tables import image_path, image_ref
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.text.choice import UNPARSED
 from mmpref.evals.text.choice_tools import is_right_vlmevalkit_crpe, letter_of, read_lmms_eval_crpe
 from mmpref.evals.text.options import Asked, split_options
-from mmpref.files.rows import Source, row_id, short, text_of
-from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.files.rows import Row, Source, row_id, short, text_of
+from mmpref.records import Answer, EvalSample, user_turn
 from mmpref.statistics import Metric
 
 PARTS = ("exist", "relation")
@@ -81,14 +83,14 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
 def _sample(one: PlacedRow, name: str, options: Mapping[str, Any]) -> EvalSample:
     row, where = one.row, one.where
     text = text_of(row, "text" if "text" in row else "question", where)
-    image = text_of(row, "image" if isinstance(row.get("image"), str) else "image_path", where)
+    image = _image_of(row, where)
     asked = split_options(text)
     if not asked.options:
         raise DataError(f"{where}: the text lists no options such as 'A. dog', one in a line: {short(text)}")
     answer = text_of(row, "correct_option" if "correct_option" in row else "answer", where)
     return EvalSample(
         id=name,
-        images=(ImageRef(path=image),),
+        images=(image_ref(row.get("image"), image),),
         prompt=user_turn(text + str(options["prompt_suffix"]), num_images=1),
         target=_letter(answer, asked, where),
         meta={
@@ -102,6 +104,13 @@ def _sample(one: PlacedRow, name: str, options: Mapping[str, Any]) -> EvalSample
             "answer": answer,
         },
     )
+
+
+def _image_of(row: Row, where: str) -> str:
+    """The name of the image; of one that is in the row itself, the hash of its bytes: the rotations have the same."""
+    inside = image_ref(row.get("image"), "").data
+    named = hashlib.sha256(inside).hexdigest()[:16] if inside else image_path(row.get("image"))
+    return named or text_of(row, "image_path" if "image_path" in row else "image", where)
 
 
 def _letter(answer: str, asked: Asked, where: str) -> str:

@@ -3,8 +3,8 @@
 ``eval/finer_benchmarks/inference.py`` and ``utils.py``).
 
 ``questions`` are the tables of FINER-CompreCap or FINER-DOCCI: one file each for ``multi_obj``, ``multi_attr``,
-``multi_rel`` and ``wh`` (one, several or their folder; .csv, .tsv or JSON lines), with the columns ``image`` (or
-``image_filename``), ``qtype``, ``question``, ``choice1`` to ``choice5`` and ``gt_index`` (from 0). A row has no id:
+``multi_rel`` and ``wh`` (one, several or their folder; .csv, .tsv, JSON lines or parquet), with the columns ``image``
+(or ``image_filename``), ``qtype``, ``question``, ``choice1`` to ``choice5`` and ``gt_index`` (from 0). A row has no id:
 ``multi_obj/1`` is the first row of that file, ``1`` where there is one file. ``answers`` come by id, by image and
 question, or as the table that the script writes, with ``pred_idx`` in the place of what the model said.
 
@@ -37,11 +37,12 @@ from mmpref.evals.benchmarks.groups import (
 )
 from mmpref.evals.files.layouts import READ_AS
 from mmpref.evals.files.question_parts import PART, PlacedRow, load_answers_by_part, placed_rows
+from mmpref.evals.files.question_tables import image_path, image_ref
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id, text_key
 from mmpref.evals.text.choice_tools import read_finer
 from mmpref.files.rows import Row, Source, short, text_of
-from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.records import Answer, EvalSample, user_turn
 from mmpref.statistics import Metric, Ratio
 
 PARTS = ("multi_obj", "multi_attr", "multi_rel", "wh")
@@ -90,7 +91,8 @@ def _refuse_repeated(placed: Sequence[PlacedRow]) -> None:
 
 def _sample(one: PlacedRow, name: str) -> EvalSample:
     row, where = one.row, one.where
-    image = text_of(row, "image_filename" if isinstance(row.get("image_filename"), str) else "image", where)
+    named = row.get("image_filename") or image_path(row.get("image"))
+    image = named if isinstance(named, str) else text_of(row, "image", where)
     question, kind = text_of(row, "question", where), text_of(row, "qtype", where)
     if not kind.endswith(_ENDS):
         raise DataError(f"{where}: qtype is {short(kind)}; expected one that ends in {' or '.join(_ENDS)}")
@@ -98,7 +100,7 @@ def _sample(one: PlacedRow, name: str) -> EvalSample:
     lines = [f"({letter}) {text}" for letter, text in choices.items()]
     return EvalSample(
         id=name,
-        images=(ImageRef(path=image),),
+        images=(image_ref(row.get("image"), image),),
         prompt=user_turn("\n".join([_OPENING, "", question, "", *lines, "", _CLOSING]), num_images=1),
         target=_truth(row, where),
         meta={

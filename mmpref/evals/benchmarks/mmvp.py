@@ -40,14 +40,15 @@ from mmpref.evals.benchmarks.groups import (
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.image_names import filled
 from mmpref.evals.files.matching import match
-from mmpref.evals.files.question_rows import question_rows, refuse_repeated_ids
+from mmpref.evals.files.question_rows import refuse_repeated_ids
+from mmpref.evals.files.question_tables import image_path, image_ref, question_table
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import judging_notes, read_verdicts, usable_on
 from mmpref.evals.text.choice_tools import read_lmms_eval_mmvp, read_vlmevalkit_choice
 from mmpref.evals.text.options import options_of
 from mmpref.files.rows import Row, Source, choose, row_id, short, text_of
-from mmpref.records import Answer, EvalSample, ImageRef, user_turn
+from mmpref.records import Answer, EvalSample, user_turn
 from mmpref.statistics import Metric
 
 _ID_KEYS = ("Index", "index", "question_id", "id")
@@ -71,7 +72,7 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
             twice; or two rows of a pair are missing or ask different questions.
     """
     corrected = choose(str(options["labels"]), _LABELS, "labels of MMVP") == "corrected"
-    rows = question_rows(source)
+    rows = question_table(source)
     ids = [row_id(row, where, _ID_KEYS) for where, row in rows]
     refuse_repeated_ids([(where, name) for (where, _), name in zip(rows, ids, strict=True)], "Index")
     for (where, _), name in zip(rows, ids, strict=True):
@@ -102,9 +103,10 @@ def _sample(row: Row, where: str, name: str, options: Mapping[str, Any], *, corr
     truth = {"A": "B", "B": "A"}[label] if corrected and known_wrong else label
     image = row.get("image_path")
     file = image if isinstance(image, str) else filled(str(options["image_name"]), name, _NAME_ADVICE, index=int(name))
+    own = row.get("image") if image_path(row.get("image")) is None else None  # the image itself, as on the hub
     return EvalSample(
         id=name,
-        images=(ImageRef(path=file),),
+        images=(image_ref(own, file),),
         prompt=user_turn(f"{question} {listed}{options['prompt_suffix']}", num_images=1),
         target=truth,
         meta={

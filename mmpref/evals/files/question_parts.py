@@ -17,6 +17,7 @@ from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.matching import match
 from mmpref.evals.files.models_named import refuse_several_models
 from mmpref.evals.files.question_rows import question_rows
+from mmpref.evals.files.question_tables import question_table
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved
 from mmpref.files.rows import Row, Source, is_path
@@ -25,7 +26,7 @@ from mmpref.records import Answer, EvalSample
 
 PART = "part"
 """Key of a sample's ``meta`` under which it has its part."""
-_ENDINGS = (".jsonl", ".json", *TABLES)
+_ENDINGS = (".jsonl", ".json", ".parquet", *TABLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,22 @@ def placed_rows(source: Source, parts: Sequence[str], *, skip: str = "") -> list
         DataError: a folder without such files, or two files of one part.
     """
     return [
-        PlacedRow(where, part, row)
-        for part, one in _by_part(source, parts, skip)
-        for where, row in question_rows(one, f"questions of part '{part}'" if part else "questions")
+        PlacedRow(where, part, row) for part, one in _by_part(source, parts, skip) for where, row in _rows_of(one, part)
     ]
+
+
+def _rows_of(source: Source, part: str) -> list[tuple[str, Row]]:
+    if is_path(source):
+        return question_table(source)
+    return question_rows(source, f"questions of part '{part}'" if part else "questions")
 
 
 def _by_part(source: Source, parts: Sequence[str], skip: str = "") -> list[tuple[str, Source]]:
     if isinstance(source, str | Path) and Path(source).is_dir():
         files = [file for file in sorted(Path(source).iterdir()) if file.suffix.lower() in _ENDINGS]
         files = [file for file in files if part_of(file, parts) and not (skip and skip in file.stem)]
+        if not files and any(Path(source).glob("*.parquet")):
+            return [("", source)]
         if not files:
             names = ", ".join(parts)
             raise DataError(f"{source}: no {', '.join(_ENDINGS)} file in this folder is named after a part ({names})")
@@ -73,7 +80,8 @@ def _by_part(source: Source, parts: Sequence[str], skip: str = "") -> list[tuple
         return [("", rows)]
     files = [Path(one) for one in rows]
     named = [part_of(file, parts) for file in files]
-    if len(files) > 1 and (odd := [file for file, part in zip(files, named, strict=True) if named.count(part) > 1]):
+    odd = [file for file, part in zip(files, named, strict=True) if named.count(part) > 1]
+    if any(file.suffix.lower() != ".parquet" for file in odd):  # shards of one split follow each other
         raise DataError(
             f"{odd[0]} and {odd[1]} are of one part ({part_of(odd[0], parts) or 'none of ' + ', '.join(parts)}); give "
             "one file of each part, with the part in the name of the file or of its folder"

@@ -41,6 +41,7 @@ from mmpref.evals.text.options import Options, OptionWords, words_of
 from mmpref.evals.text.yes_no import read_mmpref
 
 UNPARSED = "unparsed"
+_SHORT = 5  # words of an answer whose letter and text are about the same
 
 
 def read_choice(text: str, options: Options, question: str = "") -> str:
@@ -126,6 +127,8 @@ class _Reader:
         if len({letter for letter, _ in said}) > 1:
             return last_letter if corrected else UNPARSED
         beside = self._states(sentences[0]) if opening and sentences else ""
+        if not opening and len(sentences) == 1 and len(words_of(body)) <= _SHORT:  # "blue, option A"
+            beside = "".join(self._affirmed(body))
         return UNPARSED if beside and beside != last_letter else last_letter
 
     def _listed(self, sentences: list[str]) -> list[str]:
@@ -180,7 +183,8 @@ class _Reader:
                     found.append(UNPARSED)
                 elif not DENIED.search(before) and not IS_WRONG.match(sentence, end) and not _is_told(place, sentence):
                     found.append(letter)
-        if not found and (start := THEREFORE.search(sentence)) is not None:
+        starts = [THEREFORE.search(sentence) if not found else None, *reversed([*CORRECTS.finditer(sentence)])]
+        for start in filter(None, starts[:2]):
             rest = sentence[start.end() :].strip(" ,:;-")
             if (bare := self._bare.fullmatch(rest)) is not None:
                 found.append(_letter(bare))

@@ -14,16 +14,18 @@ SENTENCE = re.compile(r"(?<=[.!?。！？])(?<!\b[A-Za-z]\.)\s+|(?<=[。！？])
 
 LETTER = r"(?:[(\[{{\"'“‘]\s*({letters})\s*[)\]}}\"'”’]|({letters})(?![a-zA-Z0-9À-ɏ'’]))"
 SAYS = (  # what people write before the letter that they mean, in the most used languages
-    r"(?:answer|answers|option|options|choice|letter|selection|response|"
-    r"respuesta|opción|réponse|reponse|choix|antwort|lösung|option|resposta|opção|alternativa|risposta|opzione|"
-    r"ответ|вариант|cevap|jawaban|đáp án|उत्तर|विकल्प|الإجابة|الجواب|الخيار)"
+    r"(?:answer|answers|ans|option|options|choice|letter|selection|response|"
+    r"respuesta|opción|opcion|réponse|reponse|choix|antwort|lösung|option|resposta|opção|alternativa|risposta|opzione|"
+    r"ответ|вариант|cevap|jawaban|đáp án|câu trả lời|उत्तर|विकल्प|الإجابة|الجواب|الخيار)"
     r"(?:\s+(?:correcta|correcto|correct|correta|corretta|right|best|finale?|final|الصحيحة|الصحيح))*"
-    r"(?:\s*(?:is|would be|should be|must be|has to be|will be|es|est|ist|é|è|это|هي|هو|है))?"
+    r"(?:\s*(?:is|would be|should be|must be|has to be|will be|es|est|ist|é|è|là|adalah|это|هي|هو|है))?"
     r"(?:\s*(?:clearly|definitely|probably|most likely|likely|therefore|thus|then|indeed|simply))?"
     r"\s*[:：=—–-]*\s*(?:option|choice|letter|la|le|die|a opção|la opción|a letra|la letra|la lettre|la lettera)?"
     r"\s*[:：]?\s*"
     r"|(?:choose|chose|select|selected|pick|picked|go with|going with|went with|opt for|say|elige|elijo|choisis|wähle)"
     r"\s+(?:for\s+)?(?:option|choice|letter|answer)?\s*"
+    r"|(?:probably|most likely|likely|i think|i believe|i guess|i suppose|i'd say|i would say)\s+"
+    r"(?:it(?:'s|\s+is)\s+)?(?:option|choice|letter|answer)?\s*"
     r"|(?:it|that|this|which)(?:'s|\s+is|\s+would be|\s+must be|\s+should be)\s+"
     r"(?:clearly|definitely|probably|most likely|likely)?\s*(?:option|choice|letter)?\s*"
     r"|(?:答案|正确答案|正確答案|答え|正解|정답|답|选项|選項|選択肢|선택지|应选|應選|选择|選擇|选|選)\s*(?:是|为|為|应为|は|은|는|이)?\s*[:：]?\s*"
@@ -31,7 +33,8 @@ SAYS = (  # what people write before the letter that they mean, in the most used
 IS_RIGHT = (
     r"\s*[.):]?\s*(?:is|are|would be|seems to be|appears to be|looks)\s+"
     r"(?:clearly |definitely |probably |most likely |likely )?"
-    r"(?:the\s+)?(?:only\s+)?(?:most\s+)?(?:correct|right|best|true|answer|accurate|appropriate|my answer)\b"
+    r"(?:the\s+)?(?:only\s+)?(?:(?:most|more)\s+)?(?:correct|right|best|true|answer|accurate|"
+    r"appropriate|my answer|likely|plausible|fitting)\b"
 )
 IS_WRONG = re.compile(
     r"\s*[.):]?\s*(?:is|are|was|would be|can be|could be|must be)?(?:n't|\s*(?:not|never|clearly not|definitely not))\b"
@@ -49,7 +52,8 @@ MIGHT = re.compile(
 )
 UNSURE_BUT = re.compile(r"(?:\bnot|n't)\s+(?:\w+\s+){0,2}(?:sure|certain|clear|know)\b[^.;]*?(?:,|\bbut\b)", re.I)
 SEVERAL = (  # after a letter: another one
-    r"\s*[)\].:]*\s*(?:and/or\b|(?:or|and|oder|ou|und|et|y|o)\b|[/&,、或和か])\s*(?:option\s+)?"
+    r"\s*[)\].:…]*\s*(?:and/or\b|(?:or|and|oder|ou|und|et|y|o)\b|[/&,、或和か])\s*(?:maybe |perhaps |possibly )?"
+    r"(?:option\s+)?"
     r"(?:[(\[]\s*({letters})\s*[)\]]|({capitals})\b(?!\s+[a-z])|({letters})\b(?!\s*\w))"
 )
 THEREFORE = re.compile(

@@ -3,6 +3,8 @@
 import csv
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmpref.cli.main import main
@@ -162,7 +164,7 @@ def test_what_is_wrong_with_a_file_of_crpe_is_named_with_file_and_row(rows, says
 
 def test_a_folder_without_files_of_crpe_and_two_files_of_one_part_are_refused(tmp_path):
     with pytest.raises(
-        DataError, match=r"no .jsonl, .json, .tsv, .csv, .xlsx file in this folder is named after a part"
+        DataError, match=r"no .jsonl, .json, .parquet, .tsv, .csv, .xlsx file in this folder is named after a part"
     ):
         load_samples("crpe", tmp_path)
     files = [jsonl(tmp_path / name / "crpe_exist.jsonl", EXIST) for name in "ab"]
@@ -373,3 +375,28 @@ def test_what_is_exported_for_vlmevalkit_scores_the_same_there(name, tmp_path):
     before = score(name, case["questions"], case["answers"], "vlmevalkit", **options)
     assert score(name, case["questions"], out, "vlmevalkit", **options).metrics == before.metrics
     assert score(name, out, out, "vlmevalkit", **options).metrics == before.metrics
+
+
+def test_the_parquet_files_of_the_hub_have_the_images_in_them(tmp_path):
+    def inside(rows, of=lambda row: row["image"]):
+        return [{**row, "image": {"bytes": of(row).encode(), "path": None}} for row in rows]
+
+    def shard(name, rows):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+        return tmp_path / name
+
+    crpe = shard("crpe/test-00000-of-00001.parquet", inside(RELATION))
+    for source in (crpe, crpe.parent):
+        samples = load_samples("crpe", source)
+        assert [sample.images[0].data for sample in samples] == [b"abnormal_images/1.jpg"] * 4
+        assert score("crpe", source, right(RELATION)).metrics["accuracy"] == 1
+    mmvp = shard("mmvp/train.parquet", inside(MMVP, lambda row: str(row["Index"])))
+    assert [sample.images[0].data for sample in load_samples("mmvp", mmvp)] == [b"1", b"2", b"3", b"4"]
+    for number, rows in enumerate((FINER[:2], FINER[2:])):
+        named = [{**row, "image_filename": row["image"]} for row in rows]
+        shard(f"finer/multi_obj-0000{number}-of-00002.parquet", inside(named))
+    samples = load_samples("finer", tmp_path / "finer")
+    assert [(sample.id, sample.meta["image"], sample.images[0].data) for sample in samples] == [
+        ("1", "1.jpg", b"1.jpg"), ("2", "1.jpg", b"1.jpg"), ("3", "2.jpg", b"2.jpg"), ("4", "2.jpg", b"2.jpg"),
+    ]  # fmt: skip
