@@ -115,9 +115,20 @@ def _judge(found: Evaluation, asked: object) -> list[str]:
     if found.benchmark not in JUDGED:
         return []
     options = _list(asked, "options") if isinstance(asked, Mapping) else []
-    if any(option.startswith("verdicts=") for option in options):
+    if any(option.startswith("verdicts=") for option in options) or not _was_judged(found):
         return []
     return ["--judge-server", "JUDGE_SERVER", "--judge-model", "JUDGE_MODEL"]
+
+
+def _was_judged(found: Evaluation) -> bool:
+    """Whether a model judged the answers, as the notes of a result or of one beside it say; old results have none."""
+    beside = found.results.get("protocols")
+    results = [found.results, *(beside.values() if isinstance(beside, Mapping) else ())]
+    notes = [note for result in results if isinstance(result, Mapping) for note in _list(result, "notes")]
+    known = BENCHMARKS.get(found.benchmark)
+    if not notes:
+        return known is not None and known.needs_judge
+    return any(note.startswith("judged by") for note in notes)
 
 
 def _has_options(found: Evaluation) -> bool:

@@ -152,7 +152,12 @@ def test_the_command_of_a_named_setting_asks_the_same_images_again(
 
 
 @pytest.mark.parametrize(
-    ("name", "metric"), [("crpe", "accuracy"), ("mmvp", "pair_accuracy"), ("finer", "paired_accuracy")]
+    ("name", "metric"),
+    [
+        ("mmvp", "pair_accuracy"),
+        pytest.param("crpe", "accuracy", marks=pytest.mark.slow),
+        pytest.param("finer", "paired_accuracy", marks=pytest.mark.slow),
+    ],
 )
 def test_a_multiple_choice_benchmark_is_asked_scored_and_reported(
     name: str, metric: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
