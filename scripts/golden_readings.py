@@ -2,6 +2,7 @@
 
     python scripts/golden_readings.py                            # compare; exit code 1 where a row is read otherwise
     python scripts/golden_readings.py --write                    # write the readings anew, after raising the number
+    python scripts/golden_readings.py --fixtures                 # more answers: those of tests/fixtures/evals
     python scripts/golden_readings.py --add yes_no FILE.jsonl    # more answers: rows with question and answer
     python scripts/golden_readings.py --add captions FILE.jsonl  # rows with caption
     python scripts/golden_readings.py --add choice FILE.jsonl    # rows with question, options {letter: text} and answer
@@ -22,6 +23,7 @@ from typing import Any
 from mmpref.errors import ConfigError
 from mmpref.evals import score
 from mmpref.evals.text.choice import read_choice
+from mmpref.evals.text.options import split_options
 from mmpref.evals.text.revision import READING_REVISION
 from mmpref.evals.text.yes_no import read_lmms_eval, read_mmpref, read_official, read_vlmevalkit
 from mmpref.files.writing import write_text
@@ -120,15 +122,42 @@ def rows_of(kind: str, file: Path) -> list[Row]:
     return [{"kind": kind, **{name: row[name] for name in wanted}} for row in rows]
 
 
+def rows_of_fixtures(folder: Path = FILE.parent) -> list[Row]:
+    """The answers to yes-or-no and multiple-choice questions and the captions that tests have anyway."""
+    rows: list[Row] = []
+    for name, key, words in (("pope", "question_id", "text"), ("dash_b", "question_id", "question")):
+        stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        asked = {str(row[key]): row[words] for row in stored["questions"]}
+        rows += [_yes_no(asked[str(row["id"])], row["text"]) for row in stored["answers"]]
+    stored = json.loads((folder / "mme.json").read_text(encoding="utf-8"))
+    rows += [_yes_no(q["question"], row["text"]) for q, row in zip(stored["questions"], stored["answers"], strict=True)]
+    stored = json.loads((folder / "crpe.json").read_text(encoding="utf-8"))
+    texts = {str(row["question_id"]): row["text"] for row in stored["questions"]}
+    for row in stored["answers"]:
+        asked_of = split_options(texts[str(row["id"])])
+        rows.append({"kind": "choice", "question": asked_of.stem, "options": asked_of.options, "answer": row["text"]})
+    for file in sorted(folder.glob("yes_no*.jsonl")):
+        rows += rows_of("yes_no", file)
+    for file in sorted(folder.glob("captions*.jsonl")):
+        rows += rows_of("captions", file)
+    return rows
+
+
+def _yes_no(question: str, answer: str) -> Row:
+    return {"kind": "yes_no", "question": question, "answer": answer}
+
+
 def main() -> int:
     """Compare, write anew, or add."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--fixtures", action="store_true")
     parser.add_argument("--add", nargs=2, action="append", default=[], metavar=("KIND", "FILE"))
     given = parser.parse_args()
-    if given.write or given.add:
+    if given.write or given.add or given.fixtures:
+        added = [row for kind, file in given.add for row in rows_of(kind, Path(file))]
         try:
-            new = renew([row for kind, file in given.add for row in rows_of(kind, Path(file))])
+            new = renew([*added, *(rows_of_fixtures() if given.fixtures else [])])
         except ConfigError as err:
             print(err, file=sys.stderr)
             return err.exit_code

@@ -78,3 +78,15 @@ def test_captions_and_choices_are_read_too(golden):
     assert found[0] == ["cup", "dog"]
     assert found[1]["mmpref"] == "no"
     assert found[2:] == ["B", ["horse"]]
+
+
+def test_answers_of_fixtures_are_rows_of_every_kind(golden):
+    rows = golden.rows_of_fixtures()
+    kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in ("yes_no", "choice", "captions")}
+    assert all(len(found) > 200 for found in kinds.values())
+    assert {row["reading"] for row in _read(golden, kinds["choice"][:50])} >= {"A", "B", "C", "D"}
+    assert {row["reading"]["mmpref"] for row in _read(golden, kinds["yes_no"][:50])} == {"yes", "no", "unparsed"}
+
+
+def _read(golden, rows):
+    return [{**row, "reading": now} for row, now in zip(rows, golden.readings(rows), strict=True)]
