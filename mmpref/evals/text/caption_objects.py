@@ -129,6 +129,8 @@ def _is_one_noun(words: CaptionWords, index: int, size: int) -> bool:
     if any(words.breaks[index + 1 : index + size]):
         return False
     last = index + size - 1
+    if words.raw[index] == "by":  # "arrives by car", but "surrounded by cars"
+        return words.raw[last] == words.one[last]
     if words.one[last] not in VERBS_AFTER_NOUNS or size > 2:
         return True
     if words.raw[index] != words.one[index]:

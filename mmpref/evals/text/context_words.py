@@ -66,7 +66,8 @@ NOT_A_DENIAL_AFTER_NOT = _words(
 AFTER_A_DENIED_VERB = _words("that there is are to be appear like see have show")
 """Between a denied verb and its object: "I do not think that there is a dog"."""
 NOT_SEEN = _words(
-    "visible present seen shown there pictured depicted included featured apparent evident discernible noticeable found"
+    "allowed permitted visible present seen shown there pictured depicted included featured apparent evident "
+    "discernible noticeable found"
 )
 """After "is not": the subject is denied."""
 LACKS = _words("lacks lacking lacked lack minus sans excluding without absent missing")
@@ -78,7 +79,7 @@ OF_LACK = {
 """Word -> the words that must follow it: what comes after both is not there."""
 GONE = _words("missing absent gone nowhere")
 """After "is" or "are": the subject is not there."""
-REMOVED = _words("removed replaced stolen sold demolished towed")
+REMOVED = _words("eaten removed replaced stolen sold demolished towed")
 """After "has been": the subject is not there."""
 LEFT = _words("left gone checked stepped moved departed already just")
 """After "may have"."""
@@ -87,7 +88,9 @@ HAS_LEFT = _words("left gone vanished disappeared departed driven flown")
 ONCE = _words("stood was were had lay hung lived sat")
 """After "once": not any more."""
 WISHING = _words("wish wishes wished wishing wants want dreams pretends pretending pretend imagines")
-GIVEN_UP = _words("forgot forgotten lost stole declined refused refuses forgets")
+GIVEN_UP = _words(
+    "forbids prohibits bans forbidding prohibiting banning forgot forgotten lost stole declined refused refuses forgets"
+)
 """Verbs of things that are not there."""
 TELLING = _words(
     "book movie film story article documentary song poem show video magazine lecture lesson news talk sign"
@@ -104,10 +107,11 @@ HAVING = _words(
 MODALS = _words("might may could would")
 SEEN = _words("seen found spotted observed noticed visible")
 """After "could be": said to be there."""
-MAYBE = _words("possibly perhaps maybe potentially conceivably supposedly")
+MAYBE = _words("presumably possibly perhaps maybe potentially conceivably supposedly")
 SUGGESTING = _words(
     "suggest suggests suggesting suggested indicate indicates indicating indicated imply implies implying hint hints "
-    "hinting signify signifies signifying hypothesize imagine imagining assume assuming"
+    "hinting signify signifies signifying announces announcing warns warning promises hypothesize imagine imagining "
+    "assume assuming"
 )
 WHETHER = _words("whether if unless")
 SERVES = _words("serves serve serving used acts acting functions functioning doubles")
@@ -123,6 +127,9 @@ AWAITED = {
     "advertising": "", "ad": "for", "ads": "for", "advertises": "", "promoting": "", "named": "after", "known": "for",
     "space": "for", "room": "for", "place": "for", "designated": "for", "accessible": "to", "appealing": "to",
     "symbol": "of", "yield": "to", "belonging": "to", "belongs": "to", "owned": "by", "left": "by", "used": "by",
+    "made": "by",
+    "taken": "by", "written": "by", "built": "by", "photo": "by", "picture": "by", "shot": "by", "recipe": "for",
+    "closed": "to",
 }  # fmt: skip
 """Word -> the words of which one must follow: what comes after is not said to be there."""
 READYING = _words("ready preparing prepares prepared waiting hoping planning wanting wants hopes plans used supposed")
@@ -154,6 +161,11 @@ VERBS_AFTER_NOUNS = _words(
 )
 """Second words of phrases that may be verbs: a "bus stop", but "the bus stops at the corner"."""
 
+# --- comparisons ------------------------------------------------------------------------------------------------------
+SEEMING = _words("look looks looking looked seems seem something is are feel feels smells sounds shaped more much")
+"""Before "like a dog": more than a comparison, or the matter of another rule."""
+TRACES = _words("tracks footprint footprints pawprint pawprints shadow shadows imprint outline juice smell sound")
+
 # --- depictions -------------------------------------------------------------------------------------------------------
 ARTWORKS = _words(
     "statue sculpture painting drawing sketch illustration cartoon poster mural figurine replica carving engraving "
@@ -179,6 +191,8 @@ SURFACES = _words(
     "wallpaper tie necktie sock socks scarf apron pajamas pyjamas jacket bib"
 )
 """Things on which pictures are: "a shirt with a dog on it", "a plate with a dog painted on it"."""
+BEARING = _words("flag banner coin stamp badge label patch wallpaper plaque billboard sticker tattoo")
+"""Those that carry nothing but pictures: "a flag with a bear"."""
 CARRIERS = _words("blanket pillow bag plate card cover rug quilt sign signs")
 """Those that also carry things: "a plate with a sandwich on it", "a sign with a bird on it"."""
 SOLID = _words(
@@ -187,19 +201,21 @@ SOLID = _words(
 """Works that may have real things on them: "a sculpture featuring a clock"."""
 SCREENS = _words("tv television screen monitor laptop computer")
 SCREEN_SHOWS = _words("showing displaying shows displays playing")
-DRAWN = _words("drawn drew draws sketched sketches painted paints depicted")
+DRAWN = _words("carves sculpts drawn drew draws sketched sketches painted paints depicted")
 """Verbs whose object is a picture."""
 PRINTED = _words(
-    "painted drawn printed pictured depicted embroidered engraved carved tattooed stenciled etched illustrated"
+    "painted drawn printed pictured depicted embroidered engraved carved tattooed stenciled etched illustrated written"
 )
 """After a thing: "a bicycle painted on the road"."""
 PRINTED_ON = _words("on onto in into upon along across over")
+ARTIFACTS = _words("balloon toy cake cookie lamp kite robot cloud statue sculpture costume mask vase teapot")
+"""Before \"that looks like a dog\": the dog is a shape."""
 TOYS = _words("toy toys plush cartoon animated lego origami fake pretend crocheted knitted imaginary carved")
 """Before a thing, also with a word between: "a toy fire truck"."""
 STATUE_MATERIALS = _words(
     "plastic inflatable wooden bronze ceramic porcelain stone metal marble concrete paper cardboard wire stuffed iron "
-    "brass clay wax papier-mache chocolate gingerbread ice glass felt sculpted sculptural decorative painted "
-    "sandstone"
+    "brass clay wax papier-mache chocolate fondant marzipan sugar icing frosting gingerbread ice glass felt sculpted "
+    "taxidermied sculptural decorative painted sandstone"
 )
 """Before an animal: "a bronze horse"."""
 MADE_OF = _words(

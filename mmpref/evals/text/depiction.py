@@ -9,7 +9,28 @@ from mmpref.evals.text.reasons import DEPICTED, WRITTEN
 from mmpref.evals.text.scopes import Rules, Scopes
 from mmpref.evals.text.singular import singular
 
-_NOT_THIS_PICTURE = table.SCREENS | {"with", "hanging", "framed", "holding", "has", "of", "wall", "are", "on"}
+_NOT_THIS_PICTURE = (
+    table.SCREENS
+    | table.DRAWN
+    | {
+        "with",
+        "hanging",
+        "framed",
+        "holding",
+        "has",
+        "of",
+        "wall",
+        "are",
+        "on",
+        "paints",
+        "painting",
+        "draws",
+        "drawing",
+        "drew",
+        "drawn",
+    }
+)
+_SHAPED = frozenset({"shaped", "look", "looks", "looking", "dressed", "decorated", "painted", "designed", "cut"})
 _ON_THE_WALL = re.compile(r"\b(?:on the wall|hangs? (?:on|above|over|in)|hanging (?:on|above|over))\b")
 _QUOTED = re.compile(r"[\"“]([^\"“”\n]{1,120})[\"”]|(?<!\w)['‘]([^'‘’\n]{1,80})['’](?!\w)")
 
@@ -28,6 +49,8 @@ def artwork(scopes: Scopes, at: int) -> None:
         shows = after in table.SHOWN_BY or (after == "with" and word not in table.WITHOUT_OF)
     if after == "of" or shows:
         _depicted_from(scopes, at + 2)
+    elif after == "for" and word in ("poster", "billboard", "flyer", "banner"):
+        scopes.mark(at + 2, scopes.clause_end(at + 2, at_comma=True), DEPICTED)
     elif (verb := _shows_later(scopes, at)) is not None:
         _depicted_from(scopes, verb + 1)
     elif after in ("such", "like", "including") and word == "toy":
@@ -73,6 +96,8 @@ def _depicted_from(scopes: Scopes, start: int) -> None:
 
 def _is_this_picture(scopes: Scopes, at: int) -> bool:
     """Whether "picture" is the one that the caption is about, or one that somebody takes."""
+    if scopes.word(at) not in table.PHOTOS and scopes.next_word(at + 1) == "of":
+        return scopes.word(at - 1) in ("taking", "take", "takes", "are")  # "an album with photos of dogs"
     if scopes.next_word(at + 1) in table.SHOWN_BY and scopes.word(at - 1) in ("the", "this", "given"):
         return True
     start = at
@@ -97,9 +122,11 @@ def surface(scopes: Scopes, at: int) -> None:
         _depicted_from(scopes, at + 2)
     elif (verb := _shows_later(scopes, at)) is not None:
         _depicted_from(scopes, verb + 1)
+    elif after == "with" and scopes.word(at) in table.BEARING:
+        scopes.mark(at + 2, scopes.clause_end(at + 2, at_comma=True), DEPICTED)
     elif after in ("with", "has", "have"):
         for place in range(at + 2, min(at + 12, scopes.size)):
-            on_it = scopes.raw[place] == "on" and scopes.word(place + 1) in ("it", "them")
+            on_it = scopes.raw[place] == "on" and scopes.word(place + 1) in ("it", "them", "one")
             if scopes.raw[place] in table.PRINTED or (on_it and not _may_stand(scopes, at, place)):
                 scopes.mark(at + 2, place, DEPICTED)
                 return
@@ -115,6 +142,10 @@ def screen(scopes: Scopes, at: int) -> None:
     """ "a television showing a man"."""
     if scopes.word(at) == "screen":
         _mark_what_is_on(scopes, at)
+    if scopes.word(at) in ("television", "tv") and scopes.next_word(at) and scopes.word(at - 1) == "on":
+        scopes.mark_noun_before(at - 1, DEPICTED)  # "a race on television"; a cat may lie "on the television"
+        if scopes.begins_sentence(at - 1):
+            scopes.mark(at + 1, scopes.clause_end(at + 2), DEPICTED)
     start = at + 2 if scopes.next_word(at + 1) in ("is", "are", "screen") else at + 1
     if scopes.next_word(start) in table.SCREEN_SHOWS:
         scopes.mark_nouns(start + 1, DEPICTED)
@@ -128,6 +159,8 @@ def drawn(scopes: Scopes, at: int) -> None:
 
 def printed(scopes: Scopes, at: int) -> None:
     """ "a bicycle painted on the road"."""
+    if scopes.next_word(at + 1) == "with":  # "sheets printed with cars"
+        scopes.mark_nouns(at + 2, DEPICTED)
     if scopes.next_word(at + 1) not in table.PRINTED_ON:
         return
     end = at - 1 if scopes.is_after_be(at) else at
@@ -148,20 +181,13 @@ def likeness(scopes: Scopes, at: int) -> None:
     start = at + 1
     if scopes.word(at) == "like":
         before, subject = scopes.word(at - 1), scopes.word(at - 2)
-        if before not in (
-            "shaped",
-            "look",
-            "dressed",
-            "looking",
-            "decorated",
-            "painted",
-            "designed",
-            "looks",
-            "cut",
-        ):
+        if before not in _SHAPED:
             return
-        seems = before in ("look", "looks") and subject in ("it", "this", "that", "what", "which", "there", "to")
-        if seems and scopes.word(at - 3) not in ("decorated", "made", "designed", "painted", "styled", "arranged"):
+        made = scopes.word(at - 3) in ("decorated", "made", "designed", "painted", "styled", "arranged")
+        claims = before in ("look", "looks") and subject in ("it", "this", "what", "there", "to", "something")
+        if claims and not made:
+            return
+        if subject in ("that", "which") and table.ARTIFACTS.isdisjoint(scopes.raw[max(0, at - 6) : at]):
             return
     elif scopes.word(at) in table.DRESSED:
         while scopes.next_word(start) in ("up", "as", "like", "in"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mmpref.evals.text import depiction, negation, possibility
+from mmpref.evals.text import comparison, depiction, negation, possibility
 from mmpref.evals.text.caption_words import CaptionWords
 from mmpref.evals.text.scopes import Scopes
 
@@ -26,7 +26,7 @@ def reasons(words: CaptionWords) -> dict[int, str]:
 
 def _by_word() -> Mapping[str, tuple[Callable[[Scopes, int], None], ...]]:
     rules: dict[str, tuple[Callable[[Scopes, int], None], ...]] = {}
-    for words, rule in (*depiction.RULES, *possibility.RULES, *negation.RULES):
+    for words, rule in (*depiction.RULES, *possibility.RULES, *negation.RULES, *comparison.RULES):
         for word in words:
             rules[word] = (*rules.get(word, ()), rule)
     return rules

@@ -85,10 +85,12 @@ def lacks(scopes: Scopes, at: int) -> None:
     start = at + 1
     if scopes.word(start) == "of" and scopes.word(at) in ("lack", "absent"):
         start += 1
-    if scopes.word(at) in table.GONE and scopes.is_after_be(at):
+    if scopes.word(at) in ("missing", "absent") and scopes.next_word(start) in ("is", "are"):
+        scopes.mark_nouns(start + 1, NEGATED)  # "what is missing is a chair"
+    lacks_a_part = scopes.word(start) in ("a", "an", "any", "its", "their", "some", "one", "several", "parts")
+    if scopes.word(at) in table.GONE and scopes.is_after_be(at) and not lacks_a_part:
         scopes.mark_subject(at - 1, NEGATED)
-        if scopes.word(start) not in ("a", "an", "any", "its", "their"):
-            return
+        return
     if scopes.breaks[start] if start < scopes.size else True:
         return
     start = _after_signs(scopes, start)
@@ -97,6 +99,32 @@ def lacks(scopes: Scopes, at: int) -> None:
             scopes.mark_nouns(start + 1, NEGATED)
         return
     scopes.mark_nouns(start, NEGATED, commas=not scopes.begins_sentence(at))
+
+
+def used_to(scopes: Scopes, at: int) -> None:
+    """ "where a vase used to stand"."""
+    if scopes.next_word(at + 1) == "to" and scopes.word(at + 2) in (
+        "stand",
+        "be",
+        "hang",
+        "sit",
+        "lie",
+        "live",
+        "park",
+    ):
+        scopes.mark_subject(at, NEGATED)
+
+
+def following(scopes: Scopes, at: int) -> None:
+    """ "none of the following: cars, trucks"."""
+    if {"not", "no", "none", "neither", "without", "lacks"} & {*scopes.raw[max(0, at - 6) : at]}:
+        scopes.mark(at + 1, scopes.clause_end(at + 1), NEGATED)
+
+
+def away(scopes: Scopes, at: int) -> None:
+    """ "the cat is away today"."""
+    if scopes.is_after_be(at) and scopes.next_word(at + 1) in ("", "today", "now", "at", "for", "on"):
+        scopes.mark_subject(at - 1, NEGATED)
 
 
 def of_lack(scopes: Scopes, at: int) -> None:
@@ -243,6 +271,9 @@ def out_of_view(scopes: Scopes, at: int) -> None:
 
 
 RULES: Rules = (
+    ({"away"}, away),
+    ({"used"}, used_to),
+    ({"following"}, following),
     (frozenset({"outside", "out", "beyond"}), out_of_view),
     (table.LACKS | table.GONE, lacks),
     (frozenset(table.OF_LACK), of_lack),

@@ -27,6 +27,8 @@ def might(scopes: Scopes, at: int) -> None:
 
 def maybe(scopes: Scopes, at: int) -> None:
     """ "possibly a bottle", "perhaps waiting for a bus"."""
+    if scopes.word(at) == "presumably" and scopes.word(at + 1) not in ("for", "to", "left", "used", "belonging"):
+        return  # it leans
     end = scopes.clause_end(at + 1, at_comma=True)
     scopes.mark(at + 1, end, POSSIBLE)
     if end < scopes.size and scopes.breaks[end] == COMMA and scopes.goes_on(end, articles=True):
@@ -56,7 +58,8 @@ def in_general(scopes: Scopes, at: int) -> None:
 
 def hard_to_tell(scopes: Scopes, at: int) -> None:
     """ "hard to tell whether it is a dog"."""
-    if scopes.word(at + 1) == "to" and scopes.word(at + 2) in ("tell", "say", "determine", "know", "see"):
+    asks = scopes.word(at + 3) in ("whether", "if", "what", "which", "who", "how", "a", "an", "any")
+    if asks and scopes.word(at + 1) == "to" and scopes.word(at + 2) in ("tell", "say", "determine", "know", "see"):
         scopes.mark(at + 3, scopes.clause_end(at + 3), POSSIBLE)
 
 
@@ -114,7 +117,18 @@ def _is_bare_plural(scopes: Scopes, start: int, end: int) -> bool:
     return any(word in ("people", "family") or singular(word) != word for word in scopes.raw[start:end])
 
 
+def picks_up(scopes: Scopes, at: int) -> None:
+    """ "a train arrives to pick up passengers"."""
+    if scopes.word(at - 1) == "to" and scopes.next_word(at + 1) in ("up", "off"):
+        end = at + 2
+        while scopes.word(end) in ("and", "up", "off", "drop", "or"):
+            end += 1
+        if scopes.word(end) not in table.DETERMINERS:
+            scopes.mark_nouns(end, POSSIBLE)
+
+
 RULES: Rules = (
+    ({"pick", "drop"}, picks_up),
     (table.FOR_ANYBODY, for_anybody),
     (frozenset(table.AWAITED), awaited),
     (table.READYING, readying),

@@ -133,9 +133,11 @@ class Scopes:
         return self.next_word(end) in ("that", "which") and self.next_word(end + 1) in table.STANDS
 
     def begins_sentence(self, at: int) -> bool:
+        """Whether a word is the first of its sentence."""
         return at == 0 or self.breaks[at] == STOP
 
     def is_after_be(self, at: int) -> bool:
+        """Whether "is" or the like stands before a word."""
         return self.word(at - 1) in ("is", "are", "was", "were", "be", "completely", "noticeably")
 
     # --- marking ----------------------------------------------------------------------------------------------------
@@ -156,8 +158,8 @@ class Scopes:
         """Mark what the verb at ``at`` is about: the first noun of its clause, or those joined with it."""
         start = self.clause_start(at)
         relative = start - 1 if self.word(start - 1) in ("which", "that", "who") else start
-        if self.word(relative) in ("which", "that", "who") and at - relative <= 2:
-            self.mark_noun_before(relative, why)
+        if self.word(relative) in ("which", "that", "who") and self.word(relative + 1) not in table.DETERMINERS:
+            self.mark_noun_before(relative, why)  # "a dog that is not visible"
             return
         while start < at and self.raw[start] in ("and", "or", "in", "there", "additionally"):
             start += 1
@@ -168,6 +170,7 @@ class Scopes:
                 self.mark(first, min(end, at), why)
 
     def mark_noun_before(self, end: int, why: str) -> None:
+        """Mark the noun that ends before ``end``, with what stands before it."""
         start = end
         while start > max(0, end - 4) and (start == end or not self.breaks[start]):
             if self.raw[start - 1] in table.NOUN_PHRASE_ENDS:

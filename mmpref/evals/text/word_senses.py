@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mmpref.evals.text import context_words as table
 from mmpref.evals.text.caption_words import STOP, CaptionWords
@@ -187,6 +188,13 @@ def _is_made(place: Place, name: str) -> bool:
         return True
     if name in table.FOODS and "plastic" in before:
         return True
+    near = [place.after(step) for step in (1, 2, 3, 4, 5)]
+    if (
+        name in table.LIVING
+        and ("on", "top") in pairwise(near)
+        and not {"cake", "cupcake"}.isdisjoint(place.sentence())
+    ):
+        return True
     if name in table.VEHICLES - {"boat", "bicycle"} and not {"plastic", "wooden"}.isdisjoint(before):
         return True
     if name in table.VEHICLES and before[0] in ("model", "miniature") and before[1] not in (
@@ -217,6 +225,8 @@ def _is_verb(place: Place) -> bool:
             )
         if before in _BEFORE_VERBS and before not in ("not", "he", "she"):
             return True
+        if written == "guard" and before not in table.DETERMINERS and after in table.DEFINITE:
+            return True  # "a lion and a horse guard the gate"
         return several and (after in table.AFTER_VERBS or (person and after == "to"))
     if before in ("he", "she", "it", "who", "that", "which"):
         return after in table.AFTER_VERBS or after == "in"
@@ -270,6 +280,14 @@ def _sport(place: Place) -> bool:
 def _adjective(place: Place) -> bool:
     """ "a remote village", "individual zebras"."""
     return not place.ends_its_noun
+
+
+def _of_another_animal(place: Place) -> bool:
+    """The calf of an elephant, the foal of a zebra."""
+    own = {"foal": {"horse", "pony", "mare"}}.get(singular(place.written), {"cow", "cattle", "farm"})
+    return not place.one.isdisjoint(
+        {"elephant", "giraffe", "zebra", "whale", "hippo", "moose"}
+    ) and place.one.isdisjoint(own)
 
 
 def _far_away(place: Place) -> bool:
@@ -367,7 +385,9 @@ def _teddy(place: Place) -> bool:
 
 def _rail_car(place: Place) -> bool:
     """A car of a train, in a caption of a train and of no road."""
-    return "train" in place.one and place.one.isdisjoint(_ROAD)
+    if "train" not in place.one or not place.one.isdisjoint(_ROAD):
+        return False
+    return (place.written == "car" and place.before() == "the") or "train" in place.sentence()
 
 
 def _no_traffic_light(place: Place) -> bool:
@@ -397,6 +417,8 @@ _SENSES: Mapping[str, Callable[[Place], bool]] = {
     "batter": _needs(_BASEBALL - {"plate"}),
     "fan": lambda place: place.written != "fans" or _SPECTATING.isdisjoint(place.one),
     **dict.fromkeys(("baseball", "basketball", "football", "volleyball", "softball"), _sport),
+    **dict.fromkeys(("calf", "bull", "foal"), _of_another_animal),
+    "cub": lambda place: not place.one.isdisjoint({"lion", "tiger", "fox", "wolf", "leopard", "cheetah", "lioness"}),
     "remote": _far_away,
     "novel": lambda place: place.after() in ("way", "approach", "idea", "concept", "design", "use", "method"),
     "kite": lambda place: not place.one.isdisjoint({"prey", "talon", "beak", "feather", "raptor", "nest"}),
