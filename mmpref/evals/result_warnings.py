@@ -50,7 +50,26 @@ _LONG = 20  # words; shorter answers often end without a full stop
 _SENTENCE = 4
 _DENIED = r"\b(?:no|not|any|neither|nor|without|lacks?)\s+(?:an?\s+|the\s+|any\s+)?(?:\w+\s+)?{}"
 _YES_FIRST = re.compile(r"\W*(?:yes|yeah|yep|sure)\b", re.IGNORECASE)
-_ENDS = (".", "!", "?", '"', "'", ")", "]", "}", "*", "`", "\u201d", "\u2019", "\u3002", "\uff01", "\uff1f", ":")
+_ENDS = (
+    ".",
+    "!",
+    "?",
+    '"',
+    "'",
+    ")",
+    "]",
+    "}",
+    "*",
+    "`",
+    "\u201d",
+    "\u2019",
+    "\u3002",
+    "\uff01",
+    "\uff1f",
+    "\u0964",
+    "\u061f",
+    ":",
+)
 
 Sets = tuple[list[Set[str]], list[Set[str]]]
 
@@ -114,7 +133,8 @@ def _unread(asked: Items, cut: Set[str]) -> Iterator[ResultWarning]:
         sentence = "of the answers could not be read, and count as the protocol says: the numbers are of the others"
         yield ResultWarning("unread_answers", f"{_share(unread, total)} {sentence}")
     ended = sum(str(item["id"]) in cut for item in asked)
-    long = [text for text in map(_text, asked) if text.count(" ") >= _LONG]
+    unfinished = [item for item in asked if is_unread(item) or not isinstance(item.get("label"), str)]
+    long = [text for text in map(_text, unfinished) if text.count(" ") >= _LONG]  # what was read may end with "yes"
     open_ended = sum(not text.endswith(_ENDS) for text in long)
     if ended > NOTED_ABOVE * total:
         sentence = "of the answers were cut by the limit of new tokens: what they would have said then is in no number"
@@ -186,11 +206,12 @@ def _repeated(asked: Items) -> Iterator[ResultWarning]:
     pairs = repeated = 0
     first = ""
     for before, item in itertools.pairwise(asked):
-        about = [(str(one.get("question", "")), str(one.get("image", ""))) for one in (before, item)]
-        if about[0] == about[1] or _text(item).count(" ") < _SENTENCE:
-            continue
+        asks = [str(one.get("question", "")) for one in (before, item)]
+        caption = _named(item) is not None and before.get("image") != item.get("image")
+        if (asks[0] == asks[1] and not caption) or _text(item).count(" ") < _SENTENCE:
+            continue  # one question about two images may well have one answer
         pairs += 1
-        specific = _named(item) or content_words(_text(item)) & content_words(about[0][0] + " " + about[1][0])
+        specific = _named(item) or content_words(_text(item)) & content_words(" ".join(asks))
         if _text(item) == _text(before) and specific:
             repeated += 1
             first = first or str(item["id"])

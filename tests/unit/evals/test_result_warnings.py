@@ -113,6 +113,19 @@ def test_a_sentence_that_is_written_twice():
     assert "repeated_text" in told(truth, texts, "chair")
 
 
+def test_one_question_about_many_images_may_have_one_answer():
+    """As in DASH-B and NaturalBench, whose rows ask the same about one image after the other."""
+    rows = [{**row, "text": f"Is there a {OBJECTS[k // 10]} in the image?", "image": f"{k}.jpg"} for k, row in
+            enumerate(pope(120))]  # fmt: skip
+    assert told(rows, [sentence(row) for row in rows]) == []
+
+
+def test_reasons_that_end_with_the_answer_are_not_cut():
+    rows = pope()
+    why = "I look at the foreground first, then at the background, and at all that lies between them; so the answer is"
+    assert told(rows, [f"{why} {row['label']}" for row in rows]) == []
+
+
 # --- answers that were not read, or not finished --------------------------------------------------------------------
 
 
