@@ -36,7 +36,7 @@ from mmpref.evals.text.choice_words import (
     THEREFORE,
     UNSURE_BUT,
 )
-from mmpref.evals.text.marked import marked_answer, without_thinking
+from mmpref.evals.text.marked import marked_answer, without_courtesies, without_thinking
 from mmpref.evals.text.options import Options, OptionWords, words_of
 from mmpref.evals.text.yes_no import read_mmpref
 
@@ -84,7 +84,7 @@ class _Reader:
 
     def read(self, text: str) -> str:
         """The letter, or "unparsed"."""
-        body = self._without_list(MARKUP.sub(" ", text).strip())
+        body = self._without_list(without_courtesies(MARKUP.sub(" ", text).strip()))
         if not body:
             return UNPARSED
         if self._opening.match(body) is None and (whole := self._words.whole(words_of(body))):
@@ -95,7 +95,7 @@ class _Reader:
         if by_letter:
             return by_letter
         by_text = self._by_text(body)
-        return by_text if by_text != UNPARSED else self._yes_or_no(text)
+        return by_text if by_text != UNPARSED else self._yes_or_no(body)
 
     def _without_list(self, body: str) -> str:
         """The text without lines that repeat the options, where there are several of them."""

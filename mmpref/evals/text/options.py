@@ -31,6 +31,19 @@ _ARTICLES = {"a", "an", "the"}
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 
+_PICTURE = r"(?:provided |given |above |attached )?(?:image|picture|photo|photograph)"
+_ABOUT_THE_IMAGE = re.compile(
+    rf"(?:\b(?:based|judging|going) (?:up)?(?:on|from|by)|\b(?:as )?(?:seen|shown|depicted|visible|can be seen) in|"
+    rf"\baccording to|\blooking at|\bfrom|\bin|\bon) (?:the|this) {_PICTURE}\b\s*,?",
+    re.I,
+)
+
+
+def without_image(text: str) -> str:
+    """The text without "in the image", "based on the photo" and the like: "on" may be the text of an option."""
+    return _ABOUT_THE_IMAGE.sub(" ", text)
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A multiple-choice question in its parts: what is asked, the options, and what follows them (an instruction)."""
@@ -98,7 +111,7 @@ class OptionWords:
     @classmethod
     def of(cls, options: Options) -> OptionWords:
         """Of the options of a question."""
-        words = {letter: tuple(words_of(text)) for letter, text in options.items()}
+        words = {letter: tuple(words_of(without_image(text)) or words_of(text)) for letter, text in options.items()}
         texts = list(words.values())
         alone = {letter: said for letter, said in words.items() if said and texts.count(said) == 1}
         return cls(dict(sorted(alone.items(), key=lambda item: -len(item[1]))))

@@ -547,6 +547,27 @@ def test_spaces_and_finished_thinking_change_nothing():
         assert read(asked, f"<think>A? C? The answer is D.</think>\n{text}") == letter
 
 
+AROUND = (
+    "Sure, {}", "Sure! {}", "Answer: {}", "**{}**", "{}\n\nUSER: next question?", "Based on the image, {}",
+    "{} I hope this helps!", "{} ",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("around", AROUND)
+def test_courtesies_change_nothing(around):
+    marked = ("<", "{", "[", "`", "$", "\\", "◁")  # these are the answer, wherever they stand
+    plain = [case for case in CASES if case[2].strip() and not case[2].startswith(marked)]
+    read_as = [(asked, text, read(asked, around.format(text))) for asked, _, text in plain]
+    assert read_as == [(asked, text, letter) for asked, letter, text in plain]
+
+
+def test_words_about_the_image_are_no_option_but_those_of_an_option_count():
+    assert read("rider", "In the image, the man is riding the horse.") == "B"
+    options = {"A": "A dog in the image", "B": "A dog on the sofa", "C": "Nothing"}
+    assert read_choice("There is a dog in the image", options) == "A"
+    assert read_choice("In this picture there is a dog on the sofa.", options) == "B"
+
+
 LETTERS = st.sampled_from("ABCD")
 
 
