@@ -30,6 +30,9 @@ from mmpref.evals.text.choice_words import (
     MARKUP,
     MIGHT,
     NEXT_TURN,
+    NUMBERED,
+    ORDINAL,
+    PLACES,
     SAYS,
     SENTENCE,
     SEVERAL,
@@ -41,6 +44,7 @@ from mmpref.evals.text.options import Options, OptionWords, words_of
 from mmpref.evals.text.yes_no import read_mmpref
 
 UNPARSED = "unparsed"
+_TWO = 2
 _SHORT = 5  # words of an answer whose letter and text are about the same
 
 
@@ -78,6 +82,7 @@ class _Reader:
         )
         self._said = re.compile(rf"(?:{SAYS}){letter}", re.I)
         self._right = re.compile(rf"(?<![\w'’])(?:(?:option|choice|answer)\s+)?{letter}{IS_RIGHT}", re.I)
+        self._again = re.compile(rf"(?:{letter}[\s.,;!]*)+")
         self._alone = re.compile(rf"(?<![\w'’]){letter}")
         self._several = re.compile(SEVERAL.format(letters=letters, capitals=f"[{capitals}]"))
         self._another = re.compile(rf"(?<![\w'’])[(\[]?[{capitals}][)\]]?\s*(?:\b(?:or|and)\b|[/&])\s*$")
@@ -85,17 +90,36 @@ class _Reader:
     def read(self, text: str) -> str:
         """The letter, or "unparsed"."""
         body = self._without_list(without_courtesies(MARKUP.sub(" ", text).strip()))
-        if not body:
+        if not body or (self._words.numbers and NUMBERED.fullmatch(body.strip(" ."))):
             return UNPARSED
+        body = self._with_letters(body)
         if self._opening.match(body) is None and (whole := self._words.whole(words_of(body))):
             return whole
         if (found := self._bare.fullmatch(body)) is not None:
             return _letter(found)
+        if self._again.fullmatch(body) and len(letters := {_letter(one) for one in self._alone.finditer(body)}) == 1:
+            return letters.pop()
         by_letter = self._by_letter(body)
         if by_letter:
             return by_letter
         by_text = self._by_text(body)
         return by_text if by_text != UNPARSED else self._yes_or_no(body)
+
+    def _with_letters(self, body: str) -> str:
+        """The text with letters for "the second option", "option 2" and, of two options, "the latter"."""
+        letters = list(self._options)
+
+        def letter(found: re.Match[str]) -> str:
+            name = (found[1] or found[2]).lower()
+            if found[2] is not None and len(letters) != _TWO:
+                return found[0]
+            return f"option {letters[PLACES[name]]}" if PLACES[name] < len(letters) else found[0]
+
+        def numbered(found: re.Match[str]) -> str:
+            return f"option {letters[int(found[1]) - 1]}" if int(found[1]) <= len(letters) else found[0]
+
+        body = ORDINAL.sub(letter, body)
+        return body if self._words.numbers else NUMBERED.sub(numbered, body)
 
     def _without_list(self, body: str) -> str:
         """The text without lines that repeat the options, where there are several of them."""

@@ -67,8 +67,15 @@ CORRECTS = re.compile(
 AFTER_A_LETTER = ("because", "since", "as", "is", "would", "seems", "looks", "was", "due", "given", "with", "based")
 BEFORE_A_LETTER = re.compile(
     r"(?:^|[^\w\s]|\b(?:think|believe|guess|say|answer|is|be|so|therefore|thus|hence|then|sure|yes|ok|okay|well|clearly|"
-    r"definitely|certainly|obviously|probably|likely|maybe|perhaps|possibly|with|for|to|me|like|option|choice|just|simply|"
+    r"definitely|certainly|obviously|probably|likely|maybe|perhaps|possibly|with|by|for|to|me|like|option|choice|just|simply|"
     r"but|[A-Z]))"
     r"\s*$",
     re.I,
 )
+
+ORDINAL = re.compile(
+    r"\b(?:the\s+)?(first|second|third|fourth|fifth|last)\s+(?:option|choice|one|answer)\b|\bthe\s+(former|latter)\b",
+    re.I,
+)
+NUMBERED = re.compile(r"\b(?:option|choice)\s*(?:number\s*|no\.\s*|#\s*)?([1-9])\b", re.I)
+PLACES = {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4, "last": -1, "former": 0, "latter": 1}

@@ -132,3 +132,8 @@ class OptionWords:
                     found.append((place, letter))
                     taken.update(here)
         return sorted(found)
+
+    @property
+    def numbers(self) -> bool:
+        """Whether an option is a number alone, so that "option 2" may mean either."""
+        return any(len(said) == 1 and said[0].isdecimal() for said in self.by_letter.values())
