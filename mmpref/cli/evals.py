@@ -230,7 +230,7 @@ def judge(asked: _Answers, cost: CostOptions, run: _JudgeRun, requests: RequestO
 class _Compared:
     """Which verdicts are compared with which, on what answers."""
 
-    benchmark: Annotated[str, typer.Option(help="mmhal, hallusionbench or object_halbench.")]
+    benchmark: Annotated[str, typer.Option(help="mmhal, hallusionbench, object_halbench or mmvp.")]
     questions: Questions
     answers: Annotated[
         list[Path], typer.Option(help='The answers that were judged, JSONL of {"id": ..., "text": ...}.')

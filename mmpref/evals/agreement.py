@@ -80,7 +80,7 @@ def agreement(
     """Compare a judge's verdicts with given ones.
 
     Args:
-        benchmark: mmhal, hallusionbench or object_halbench.
+        benchmark: mmhal, hallusionbench, object_halbench or mmvp.
         given, verdicts: what ``mmpref score`` takes as ``verdicts=``: of people or the official judge, and of the judge
             that is measured.
         protocol: how reviews are read, and objects found.
@@ -129,7 +129,7 @@ def _read(
     """The verdicts of a source in any layout that the benchmark takes."""
     if benchmark.name == "mmhal":
         return mmhal.ratings(source, samples, mmhal.PROTOCOLS[protocol])
-    if benchmark.name == "hallusionbench":
+    if JUDGED[benchmark.name].field == "verdict":
         return read_verdicts(source, "verdict")
     return read_verdicts(object_halbench.sentences(source), "objects", verdicts_name(source))
 
@@ -148,7 +148,7 @@ def _counted(
         said = [{name: side[name].score or 0 for name in both} for side in sides]
         table = _Table(MAX_SCORE + 1, mmhal.HALLUCINATES_BELOW)
         return _cells(said, both), _items(said, both), {**table.of_scale(), **table.of_hallucination()}
-    if benchmark.name == "hallusionbench":
+    if JUDGED[benchmark.name].field == "verdict":
         words = [{name: side[name].verdict for name in both} for side in sides]
         said = [{name: _CATEGORIES.index(word) for name, word in side.items() if word} for side in words]
         table = _Table(len(_CATEGORIES), _CATEGORIES.index("correct"))

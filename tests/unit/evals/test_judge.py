@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals import score
+from mmpref.evals.agreement import agreement
 from mmpref.evals.benchmarks.judge_tasks import (
     HALLUSIONBENCH,
     HALLUSIONBENCH_SAME,
@@ -138,6 +139,34 @@ def test_hallusionbench_is_judged_with_and_without_the_second_question(tmp_path)
         plan(other, server, "hallusionbench", HALLUSION_ROWS, texts, diagnosis=False).run(other / "v.jsonl")
         assert len(server.requests) == 4
     assert all("same" not in row for row in rows_of(other / "v.jsonl"))
+
+
+MMVP_ROWS = [
+    {"Index": n, "Question": f"Is it {(n + 1) // 2}?", "Options": "(a) Yes (b) No", "Correct Answer": label}
+    for n, label in ((1, "(a)"), (2, "(b)"), (3, "(b)"), (4, "(a)"))
+]
+
+
+def test_mmvp_is_judged_by_the_right_option_and_scored_under_official(tmp_path):
+    texts = [{"id": n, "text": "It is so."} for n in range(1, 5)]
+
+    def judges(request):
+        shown = fenced(request)[1]
+        assert list(shown) == ["QUESTION", "RIGHT OPTION", "ANSWER TO JUDGE"]
+        assert shown["QUESTION"].endswith(" (a) Yes (b) No")
+        return verdict(request, verdict="correct" if shown["RIGHT OPTION"] == "(a) Yes" else "incorrect")
+
+    out = tmp_path / "verdicts.jsonl"
+    with ChatServer(judges).running() as server:
+        plan(tmp_path, server, "mmvp", MMVP_ROWS, texts).run(out)
+    assert [row["verdict"] for row in rows_of(out)] == ["correct", "incorrect", "incorrect", "correct"]
+    found = score("mmvp", MMVP_ROWS, texts, "official", verdicts=out)
+    assert (found.metrics["pair_accuracy"], found.metrics["single_accuracy"]) == (0, 0.5)
+    assert "judged by judge-2026-01-01" in found.notes
+    people = [{**row, "verdict": "correct", "judge": "people"} for row in rows_of(out)]
+    agreed = agreement("mmvp", MMVP_ROWS, texts, given=people, verdicts=out)
+    assert (agreed.n, agreed.judge, agreed.given_by) == (4, "judge-2026-01-01", "people")
+    assert [(item["given"], item["judge"]) for item in agreed.items][:2] == [("correct",) * 2, ("correct", "incorrect")]
 
 
 def test_object_halbench_is_judged_and_short_answers_need_no_judge(tmp_path):
