@@ -3,7 +3,7 @@ Exploring the Visual Shortcomings of Multimodal LLMs"; official scripts tsb0601/
 ``gpt_grader.py``).
 
 ``questions`` is ``Questions.csv`` (columns ``Index``, ``Question``, ``Options`` such as "(a) Open (b) Closed",
-``Correct Answer``), rows of it, or VLMEvalKit's ``MMVP.tsv`` (``index``, ``question``, ``A``, ``B``, ``answer``). The
+``Correct Answer``) or its folder, rows of it, or VLMEvalKit's ``MMVP.tsv`` (``index``, ``question``, ``A``, ``B``, ``answer``). The
 image of question 17 is ``MMVP Images/17.jpg`` (``image_name``). Rows 1 and 2, 3 and 4, ... are a pair: one question
 about two images, with different right answers. ``answers`` come by ``Index``, or in the script's rows (``question_id``,
 ``prompt``, ``answer``, ``response``).
@@ -24,6 +24,7 @@ the authors' file, and the result says which of both was scored.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmpref.errors import DataError
@@ -52,6 +53,7 @@ from mmpref.records import Answer, EvalSample, user_turn
 from mmpref.statistics import Metric
 
 _ID_KEYS = ("Index", "index", "question_id", "id")
+_FILE = "Questions.csv"
 _LABELS = ("given", "corrected")
 _WRONG_WAY_ROUND = {  # question -> a word of it, and its label in the authors' file
     "99": ("tusks", "A"),
@@ -72,7 +74,8 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
             twice; or two rows of a pair are missing or ask different questions.
     """
     corrected = choose(str(options["labels"]), _LABELS, "labels of MMVP") == "corrected"
-    rows = question_table(source)
+    whole = isinstance(source, str | Path) and (Path(source) / _FILE).is_file()
+    rows = question_table(Path(str(source)) / _FILE if whole else source)
     ids = [row_id(row, where, _ID_KEYS) for where, row in rows]
     refuse_repeated_ids([(where, name) for (where, _), name in zip(rows, ids, strict=True)], "Index")
     for (where, _), name in zip(rows, ids, strict=True):

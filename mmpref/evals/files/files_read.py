@@ -14,8 +14,9 @@ _IN_FOLDERS = (
     "relation.json",
     "query/*.json",
     "dash_benchmark_*.json",
+    "Questions.csv",
 )
-"""Of MME, AMBER and DASH-B."""
+"""Of MME, AMBER, DASH-B and MMVP."""
 _POPE = ("*.json*",)
 _IN_PARTS = ("crpe", "finer")
 """These take every file of a folder that is named after a part of theirs."""

@@ -200,6 +200,7 @@ def test_the_files_of_mmvp_are_read_as_they_are(tmp_path, capsys):
     kept = ("question_id", "prompt", "answer", "response")
     written = [json.loads(line) for line in back.read_text(encoding="utf-8").splitlines()]
     assert written == [{key: row[key] for key in kept} for row in rows]
+    assert load_samples("mmvp", tmp_path) == load_samples("mmvp", questions)  # the folder of the hub
     first = load_samples("mmvp", questions)[0]
     assert (first.prompt[0].text, first.images[0].path) == (f"{WINGS} (a) Open (b) Closed", "MMVP Images/1.jpg")
     capsys.readouterr()
