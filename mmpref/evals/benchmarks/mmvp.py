@@ -4,9 +4,9 @@ Exploring the Visual Shortcomings of Multimodal LLMs"; official scripts tsb0601/
 
 ``questions`` is ``Questions.csv`` (columns ``Index``, ``Question``, ``Options`` such as "(a) Open (b) Closed",
 ``Correct Answer``) or its folder, rows of it, or VLMEvalKit's ``MMVP.tsv`` (``index``, ``question``, ``A``, ``B``,
-``answer``). The image of question 17 is ``MMVP Images/17.jpg`` (``image_name``). Rows 1 and 2, 3 and 4, ... are a pair: one question
-about two images, with different right answers. ``answers`` come by ``Index``, or in the script's rows (``question_id``,
-``prompt``, ``answer``, ``response``).
+``answer``). The image of question 17 is ``MMVP Images/17.jpg`` (``image_name``). Rows 1 and 2, 3 and 4, ... are a pair:
+one question about two images, with different right answers. ``answers`` come by ``Index``, or in the script's rows
+(``question_id``, ``prompt``, ``answer``, ``response``).
 
 ``pair_accuracy``, the number of the paper, is the share of pairs with both answers right; ``single_accuracy`` that of
 single answers.

@@ -43,7 +43,7 @@ IS_WRONG = re.compile(
     re.I,
 )
 DENIED = re.compile(
-    r"(?:n't|\b(?:not|cannot|never|neither|nor|no|rather than|instead of|unlike|without|except|"
+    r"(?:n't|\b(?:not|cannot|never|neither|nor|no|than|rather than|instead of|unlike|without|except|"
     r"rule out|exclude|eliminate|other than))\b[^,;.]*$",
     re.I,
 )

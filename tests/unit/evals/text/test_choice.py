@@ -35,6 +35,11 @@ ASKED = {
     "true_false": ("", {"A": "True", "B": "False"}),
     "none_of_these": ("", {"A": "An umbrella", "B": "A hat", "C": "None of the above"}),
     "place": ("", {"A": "in front of", "B": "behind", "C": "on top of", "D": "next to"}),
+    "posture": ("", {"A": "Standing", "B": "Sitting"}),
+    "tusks": ("", {"A": "Long", "B": "Short"}),
+    "yes_no_in_full": ("", {"A": "Yes, there is a dog", "B": "No, there is no dog"}),
+    "from_none_on": ("", {"A": "0", "B": "1", "C": "2", "D": "More than 2"}),
+    "coat": ("", {"A": "White and black", "B": "White", "C": "Black", "D": "Brown"}),
 }
 READ = {
     ("wings", "B"): [
@@ -78,6 +83,9 @@ READ = {
         "It's definitely not A, so B",
         "B is the answer, not A",
         "the latter.",
+        "closed",
+        "closer to being closed",
+        "The wings appear to be closed.",
     ],
     ("wings", "unparsed"): [
         "A. Closed",
@@ -92,12 +100,17 @@ READ = {
         "<think>\nIt is open so A",
         "The answer is A. The answer is B.",
         "B\nExplanation: the wings are closed. So the answer is A",
+        "They're folded shut.",
+        "opened",
     ],
     ("wings", "A"): [
         "The butterfly's wings are closer to being open.",
         "The wings are open, not closed.",
         "The wings are not closed but open",
         "The former",
+        "The wings are more open than closed.",
+        "The butterfly's wings are wide open.",
+        "Closer to open",
     ],
     ("sofa", "A"): [
         "A dog is there",
@@ -178,6 +191,9 @@ READ = {
         "(a)",
         "a) Yes",
         "The wings are open.",
+        "Yes, the wings are open.",
+        "The answer is yes",
+        "A. Yes, they are.",
     ],
     ("yes_no", "B"): [
         "No, they are closed.",
@@ -185,10 +201,16 @@ READ = {
         "No",
         "I don't think so",
         "b",
+        "No.",
+        "The answer is No.",
+        "B. No, they are closed.",
+        "(b)",
+        "Not really.",
     ],
     ("yes_no", "unparsed"): [
         "A. No",
         "Yes and no",
+        "B. Yes",
     ],
     ("rider", "B"): [
         "B)",
@@ -607,6 +629,81 @@ READ = {
     ],
     ("pet", "unparsed"): [
         "black",
+    ],
+    ("posture", "A"): [
+        "The elderly person in the picture is standing.",
+        "It looks like the person is standing up.",
+        "I'd say standing.",
+        "Probably standing",
+    ],
+    ("posture", "B"): [
+        "The person is sitting on a bench.",
+        "The person is sitting, not standing.",
+        "sitting down",
+        "The person seems to be sitting.",
+    ],
+    ("posture", "unparsed"): [
+        "The person isn't sitting",
+        "They are neither standing nor sitting.",
+        "Sitting or standing",
+        "stands",
+        "The person could be sitting.",
+        "It is hard to tell whether the person is standing.",
+    ],
+    ("tusks", "A"): [
+        "The elephant has long tusks.",
+    ],
+    ("tusks", "B"): [
+        "Short tusks",
+        "(b) Short",
+        "b) short tusks",
+        "The tusks are relatively short compared to its body.",
+    ],
+    ("yes_no_in_full", "A"): [
+        "Yes, there is a dog",
+    ],
+    ("yes_no_in_full", "B"): [
+        "No, there is no dog.",
+    ],
+    ("yes_no_in_full", "unparsed"): [
+        "Yes",
+        "There is a dog",
+    ],
+    ("from_none_on", "A"): [
+        "0",
+        "zero",
+        "A. 0",
+    ],
+    ("from_none_on", "unparsed"): [
+        "None",
+        "3",
+    ],
+    ("from_none_on", "D"): [
+        "More than two",
+        "more than 2 dogs",
+    ],
+    ("from_none_on", "C"): [
+        "2",
+        "There are 2.",
+    ],
+    ("from_none_on", "B"): [
+        "There is 1 dog.",
+        "1.",
+        "B. 1",
+        "B) one",
+    ],
+    ("coat", "A"): [
+        "The cat is white and black.",
+    ],
+    ("coat", "B"): [
+        "white",
+    ],
+    ("coat", "C"): [
+        "The cat is black.",
+    ],
+    ("coat", "unparsed"): [
+        "It is white, but its tail is black.",
+        "brown and white",
     ],
 }
 CASES = [(asked, letter, text) for (asked, letter), texts in READ.items() for text in texts]
