@@ -1,13 +1,16 @@
-"""How well two judges of this machine agree with given verdicts on MMHal-Bench: the table of docs/evaluation.md.
+"""How well judges of this machine agree with given verdicts on MMHal-Bench: the table of docs/evaluation.md.
 
     python scripts/measure_judges.py --template mmhal-bench_answer_template.json --work judges \
         [--answers answers.json --given reviews.json] [--model FOLDER]
 
-Both judges are asked by ``mmpref judge`` itself, over HTTP, with its own prompts, fences and schema; what differs is
+All judges are asked by ``mmpref judge`` itself, over HTTP, with its own prompts, fences and schema; what differs is
 who sits behind the server:
 
 - ``rule``: text rules. It compares the words, numbers and yes or no of the answer with the human answer and the list of
   contents that the judge is shown.
+- ``fitted``: a network of one hidden layer over ten figures of the same texts (shared words, letters, numbers,
+  denials). It is fitted here to human answers (right), and to human answers to other questions or with one fact changed
+  (wrong), five times, so that no question is judged by a network that was fitted to it.
 - ``model``: a language model of this machine that says, of the seven replies that the schema allows, the likeliest.
   Without ``--model`` it is one of four layers with random weights: what no skill at all reaches.
 
@@ -82,6 +85,84 @@ def by_rules(prompt: str, fence: str, sections: Mapping[str, str]) -> int:
 def _numbers(text: str) -> set[str]:
     words = re.findall(r"[a-z]+|\d+", text.lower())
     return {_NUMBERS.get(word, word) for word in words if word in _NUMBERS or word.isdecimal()} - {"0"}
+
+
+# --- the judge that is fitted ----------------------------------------------------------------------------------------
+
+_FOLDS = 5
+_EXCHANGED = [
+    ("yes", "no"), ("two", "four"), ("three", "one"), ("red", "green"), ("white", "black"), ("blue", "yellow"),
+    ("left", "right"), ("man", "woman"), ("sunny", "rainy"), ("open", "closed"), ("day", "night"), ("is", "is not"),
+]  # fmt: skip
+
+
+def _with_one_fact_changed(text: str) -> str | None:
+    """The text with the first word of a list in the place of its partner; None where it has none of them."""
+    for pair in _EXCHANGED:
+        for word, other in (pair, pair[::-1]):
+            changed, count = re.subn(rf"\b{word}\b", other, text, count=1, flags=re.IGNORECASE)
+            if count:
+                return changed
+    return None
+
+
+def _features(question: str, human: str, contents: str, answer: str) -> list[float]:
+    """Ten figures of an answer beside what is known, each from about -1 to 1."""
+    asked, known = content_words(question), content_words(f"{contents} {human}")
+    said, told = content_words(answer), content_words(human)
+    new, wanted = said - asked, told - asked
+
+    def share(part: set[str], whole: set[str]) -> float:
+        return len(part & whole) / len(part) if part else 0.5
+
+    letters, own = ({text[k : k + 3] for k in range(len(text) - 2)} for text in (answer.lower(), human.lower()))
+    both = letters | own
+    yes, denied = ([bool(rule(text[:120])) for text in (answer, human)] for rule in (_SAYS_YES.match, _DENIES.search))
+    numbers, others = _numbers(answer), _numbers(human)
+    return [
+        share(new, known), share(wanted, said), share(new, told), len(letters & own) / max(1, len(both)),
+        float(yes[0] != yes[1]), float(denied[0] != denied[1]), float(bool(numbers and others and numbers != others)),
+        float(bool(numbers & others)), min(1.0, len(answer) / max(1, len(human))), float(not new),
+    ]  # fmt: skip
+
+
+def by_fit(template: Path) -> Judge:
+    """The rating of a network that was fitted to all questions but some, this one among them."""
+    import torch
+
+    rows = load_rows(template, "questions")
+    fold = {" ".join(str(row["question"]).split()): number % _FOLDS for number, row in enumerate(rows)}
+    cases: list[tuple[int, list[float], float]] = []
+    for number, row in enumerate(rows):
+        question, human = str(row["question"]), str(row["gt_answer"])
+        contents = "; ".join(row["image_content"])
+        wrong = [str(rows[(number + step) % len(rows)]["gt_answer"]) for step in (8, 16, 3)]
+        for text, right in [(human, 1.0), *((text, 0.0) for text in (*wrong, _with_one_fact_changed(human)) if text)]:
+            cases.append((fold[" ".join(question.split())], _features(question, human, contents, text), right))
+        half = " ".join(human.split()[: max(3, len(human.split()) // 2)])  # right, and less of it
+        cases.append((fold[" ".join(question.split())], _features(question, human, contents, half), 1.0))
+    networks = []
+    for left_out in range(_FOLDS):
+        torch.manual_seed(left_out)
+        shown = torch.tensor([figures for number, figures, _ in cases if number != left_out])
+        labels = torch.tensor([[right] for number, _, right in cases if number != left_out])
+        network = torch.nn.Sequential(torch.nn.Linear(shown.shape[1], 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.02, weight_decay=1e-3)
+        for _ in range(300):
+            optimizer.zero_grad()
+            torch.nn.functional.binary_cross_entropy_with_logits(network(shown), labels).backward()
+            optimizer.step()
+        networks.append(network.eval())
+
+    def rate(prompt: str, fence: str, sections: Mapping[str, str]) -> int:
+        question = " ".join(sections["QUESTION"].split())
+        figures = _features(
+            question, sections["ANSWER OF A PERSON"], sections["CONTENTS OF THE PICTURE"], sections["ANSWER TO RATE"]
+        )
+        with torch.inference_mode():
+            return round(6 * float(torch.sigmoid(networks[fold.get(question, 0)](torch.tensor([figures])))))
+
+    return rate
 
 
 # --- the judge that is a model ---------------------------------------------------------------------------------------
@@ -230,7 +311,7 @@ def main() -> None:
     sets = {"constructed": constructed(args.template, args.work)}
     if args.answers is not None:
         sets["given"] = (args.template, args.answers, args.given)
-    judges: Mapping[str, Judge] = {"rule": by_rules, "model": by_model(args.model)}
+    judges: Mapping[str, Judge] = {"rule": by_rules, "fitted": by_fit(args.template), "model": by_model(args.model)}
     found = {name: measured(name, judge, sets, args.work) for name, judge in judges.items()}
     print("\n".join(table(found, list(sets))))
 

@@ -46,3 +46,22 @@ def test_the_judge_of_the_product_asks_the_server(script, tmp_path):
     assert found.n == 8
     assert found.metrics["hallucination_agreement"] == 1
     assert script.table({"rule": {"constructed": found}}, ["constructed"])[2] == "| answers | 8 |"
+
+
+def test_the_fitted_judge_was_not_fitted_to_the_question_that_it_judges(script, tmp_path):
+    template = tmp_path / "template.json"
+    places = {"dog": "sofa", "lamp": "desk", "boat": "lake", "kite": "roof", "chair": "lawn", "bottle": "shelf",
+              "horse": "field", "clock": "wall", "bench": "path", "truck": "road"}  # fmt: skip
+    rows = [
+        {"question": f"What is on the {place}?", "gt_answer": f"A {thing} is on the {place}.", "image_content": [thing]}
+        for thing, place in places.items()
+    ]
+    template.write_text(json.dumps(rows), encoding="utf-8")
+    judge = script.by_fit(template)
+
+    def rated(row, answer):
+        known = {"ANSWER OF A PERSON": row["gt_answer"], "CONTENTS OF THE PICTURE": row["image_content"][0]}
+        return judge("", "f", {"QUESTION": row["question"], "ANSWER TO RATE": answer, **known})
+
+    for number, row in enumerate(rows):
+        assert rated(row, row["gt_answer"]) > rated(row, rows[number - 1]["gt_answer"])
