@@ -136,10 +136,10 @@ def rows_of_fixtures(folder: Path = FILE.parent) -> list[Row]:
     for row in stored["answers"]:
         asked_of = split_options(texts[str(row["id"])])
         rows.append({"kind": "choice", "question": asked_of.stem, "options": asked_of.options, "answer": row["text"]})
-    for file in sorted(folder.glob("yes_no*.jsonl")):
-        rows += rows_of("yes_no", file)
-    for file in sorted(folder.glob("captions*.jsonl")):
-        rows += rows_of("captions", file)
+    for file in sorted(set(folder.glob("*.jsonl")) - {FILE}):
+        first = json.loads(file.read_text(encoding="utf-8").split("\n", 1)[0])
+        if kind := "captions" if "caption" in first else "yes_no" if {"question", "answer"} <= first.keys() else "":
+            rows += rows_of(kind, file)
     return rows
 
 
