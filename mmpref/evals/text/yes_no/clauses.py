@@ -21,6 +21,8 @@ _IS_AFTER = word_set("it that this there here he she what who which where one ev
 
 _ABBREVIATION = re.compile(r"\b(mr|mrs|ms|dr|st|vs|e\.g|i\.e|etc|approx|no(?=\.\s?\d))\.")
 _STRETCHED = re.compile(r"\b(?:n[o]{2,}|y[e]+[s]+|y[e]{2,}s*|y[a]{2,})\b")  # "nooo", "yesss"
+_LONGEST_CLAUSE = 400
+"""Words of a clause that are read; what is longer is a loop."""
 _YEAR = re.compile(r"\((\d{1,4})\)")
 _SENTENCE = re.compile(r"[^.!?\n。！？…]*(?:\.(?=[\w\"'])[^.!?\n。！？…]*)*([.!?。！？…\n]*)")
 _TOKEN = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[,;:()\[\]\"–—/]|(?<=\s)-+(?=\s|$)|[✅❌✓✔✗✘👍👎☑❎✖🚫]|\.(?=\w)|'s\b|%")
@@ -57,7 +59,7 @@ _IDIOMS = [
     (r"nothing (?:but|except|other than|more than)\b", "only"),
     (r"(?:anything|everything) but\b", "not"), (r"not to mention\b", "and"), (r"whether or not\b", "whether"),
     (r"in front of\b", "before"), (r"no one\b", "nobody"), (r"no-one\b", "nobody"),
-    (r"(?:it|this|that|what|there) (?:clearly |certainly |really |very much |definitely |kind of |sort of )?"
+    (r"(?<!\w )(?:it|this|that|what|there) (?:clearly |certainly |really |very much |definitely |kind of |sort of )?"
      r"(?:looks?|looked|seems?|appears?|sounds) (?:a lot |very much |more |quite |to me )?like\b", "it is"),
     (r"(?:it|this|that|what) (?:really |clearly )?(?:appear|appears|seem|seems) to be\b", "it is"),
     (r"(?:it )?would (?:seem|appear)\b", "it seems"), (r"(?:seem|seems|appear|appears|looks) to be\b", "is"),
@@ -150,7 +152,7 @@ def clauses_of(text: str) -> tuple[tuple[str, ...], ...]:
         while current and current[0] in {",", "/"}:
             current.pop(0)
         if any(word not in {",", '"', "/", "although", "though"} for word in current):
-            clauses.append(tuple(current))
+            clauses.append(tuple(current[:_LONGEST_CLAUSE]))
         current.clear()
 
     for index, word in enumerate(words):

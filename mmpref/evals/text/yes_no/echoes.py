@@ -7,6 +7,7 @@ round; another attribute says nothing.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from mmpref.evals.text.singular import singular
@@ -15,13 +16,23 @@ from mmpref.evals.text.yes_no.question import Asked
 from mmpref.evals.text.yes_no.stems import stem
 from mmpref.evals.text.yes_no.things import Words, narrower
 from mmpref.evals.text.yes_no.tools import YesNo
-from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, BE_WORDS, IMAGE_WORDS, NOT_REAL, PREPOSITIONS, word_set
+from mmpref.evals.text.yes_no.words import (
+    ADVERBS,
+    AUXILIARIES,
+    BE_WORDS,
+    IMAGE_WORDS,
+    NOT_REAL,
+    NOUNS_IN_ING,
+    PREPOSITIONS,
+    word_set,
+)
 
 _ARTICLES = word_set("a an the this that these those any some there")
 _PRONOUNS = word_set("it they he she that this these those both them one")
 _PASSED_OVER = word_set("to be been being have has quite slightly bright light dark deep pale brightly in fact")
 _HARDLY = frozenset({"hardly", "scarcely", "barely"})
 _WHOLE = word_set("surface whole entire all rest color colour top inside outside exterior interior shape name title")
+_NO_ADJECTIVES = word_set("and or 's not no none few some most only neither never hardly without if")
 _PARTLY = word_set(
     "partly partially half not-quite almost nearly mostly only completely entirely fully all totally too somewhat "
     "exactly always"
@@ -46,6 +57,8 @@ def echo_says(words: Sequence[str], asked: Asked) -> YesNo:
     line = " ".join(words[:120])
     line = _RELATIVE.sub(" ", _IN_IMAGE.sub(" ", _LEAD.sub("", line))).replace(" pair of ", " ")
     stems = {stem(name) for name in names}
+    if stems & {"say", "read"}:
+        stems |= {"say", "read"}
     if is_open([word for word in line.split() if stem(word) not in stems], names) or any(
         word in NOT_REAL - names for word in line.split()
     ):
@@ -72,7 +85,7 @@ def _bare(words: Sequence[str]) -> list[str]:
 
 
 def _statement_says(words: list[str], asked: Asked) -> YesNo:
-    while words and (words[0] in ADVERBS - {"both"} or words[0] == ","):
+    while words and (words[0] in ADVERBS - {"both", "all"} or words[0] == ","):
         words = words[1:]
     if not words:
         return "unparsed"
@@ -91,6 +104,12 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
     if verb is None or verb == 0 or words[verb - 1] == "to":
         return _plain_statement_says(words, subject, predicate)
     before, after = words[:verb], words[verb + 1 :]
+    if words[verb] in {"has", "have", "had"} and predicate[:1] == ["have"]:
+        after = ["have", *after]
+    if before[0] == "not":
+        if before[1:2] not in (["all"], ["both"], ["every"]) or subject[:1] != before[1:2]:
+            return "unparsed"
+        return "no" if _statement_says(words[1:], asked) == "yes" else "unparsed"
     # the border between subject and predicate is where the statement has its verb
     wanted = [*subject, *predicate]
     size = len(before)
@@ -117,6 +136,16 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
         after = after[1:]
     if _matches(after, predicate):
         return "no" if denied else "yes"
+    shorter = _after_place(predicate)
+    if shorter and _matches(after, shorter):
+        return "no" if denied else "yes"
+    if (
+        denied
+        and len(predicate) > 1
+        and after[-1:] == ["anything"]
+        and _matches(after[:-1], predicate[:-1], whole=True)
+    ):
+        return "no"
     if not denied and _conjoined(after, predicate):
         return "yes"
     if denied and before[0] in _PRONOUNS and len(predicate) > 1 and _named(asked, after):
@@ -190,6 +219,17 @@ def _contrast_says(before: list[str], after: list[str], asked: Asked) -> YesNo:
     return "no" if shorter and _matches(after, shorter, whole=True) else "unparsed"
 
 
+def _after_place(predicate: Sequence[str]) -> list[str]:
+    """The predicate without the place that belongs to the subject: "(in the front) wearing glasses"."""
+    if not predicate or predicate[0] not in PREPOSITIONS:
+        return []
+    for place in range(len(predicate) - 2, 1, -1):
+        word = predicate[place]
+        if word in {"called", "named", "titled"} or (word.endswith("ing") and word not in NOUNS_IN_ING | {"bounding"}):
+            return list(predicate[place:])
+    return []
+
+
 def _named(asked: Asked, words: Sequence[str]) -> bool:
     """Whether these words are the name at the end of the question ("called Emma Stone")."""
     wanted = [*asked.subject, *asked.predicate]
@@ -202,7 +242,7 @@ def _named(asked: Asked, words: Sequence[str]) -> bool:
 def _is_subject(words: Sequence[str], subject: Sequence[str]) -> bool:
     """Whether these words are the asked subject, a narrower one, or a pronoun in its place."""
     words = [word for word in words if word not in _ARTICLES - _PRONOUNS and word != ","]
-    while words and words[0] in ADVERBS - {"both"}:
+    while words and words[0] in ADVERBS - {"both", "all"}:
         words = words[1:]
     if not words:
         return False
@@ -220,7 +260,7 @@ def _is_subject(words: Sequence[str], subject: Sequence[str]) -> bool:
             before = words[:start]
             if start == 2 and before[0] in _WHOLE and before[1] == "of":  # "the surface of the lake"
                 return not words[start + head :]
-            if any(word in PREPOSITIONS or word in {"and", "or", "'s"} | NOT_REAL for word in before):
+            if any(word in PREPOSITIONS or word in _NO_ADJECTIVES | NOT_REAL for word in before):
                 return False
             return not rest or (
                 rest[0] in {"of", "in", "on", "at", "near", "behind", "with", "to", "itself"} and "and" not in rest
@@ -237,9 +277,15 @@ _ALIKE = [
 
 
 def _same(word: str, wanted: str) -> bool:
+    if not (word.isascii() and wanted.isascii()):
+        word, wanted = _without_accents(word), _without_accents(wanted)
     if word == wanted or stem(word) == stem(wanted) or {word, wanted} in _ALIKE:
         return True
     return singular(word) in narrower(singular(wanted))
+
+
+def _without_accents(word: str) -> str:
+    return "".join(char for char in unicodedata.normalize("NFD", word) if unicodedata.category(char) != "Mn")
 
 
 def _matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False) -> bool:
@@ -268,7 +314,7 @@ def _matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False) -
             return True  # "he did not catch it"
         elif word in _PARTLY:
             return False
-        elif word in ADVERBS or word in _PASSED_OVER or word in _ARTICLES:
+        elif word in ADVERBS or word in _PASSED_OVER or word in _ARTICLES or word.endswith("ly"):
             continue
         elif (
             place
@@ -288,7 +334,8 @@ def _goes_on(word: str, last: str) -> bool:
         return False
     return (
         word in PREPOSITIONS or word in {",", "and", "which", "who", "that", "when", "if", '"', "each", "here"}
-        or word in {"solid", "over", "outside", "too", "itself", "alone", "whereas"}
+        or word in {"solid", "upright", "still", "down", "up", "there", "straight", "motionless",
+        "over", "outside", "too", "itself", "alone", "whereas"}
         or word.endswith(("ing", "ed", "ly"))
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmpref.evals.text.yes_no.words import ADVERBS, OPEN_HEDGES, PERCEPTION_VERBS
+from mmpref.evals.text.yes_no.words import ADVERBS, OPEN_HEDGES, PERCEPTION_VERBS, word_set
 
 
 def is_open(words: Sequence[str], names: frozenset[str] = frozenset()) -> bool:
@@ -15,11 +15,19 @@ def is_open(words: Sequence[str], names: frozenset[str] = frozenset()) -> bool:
             if word in {"could", "would"} and (after in PERCEPTION_VERBS or after == "not"):
                 continue
             return True
+        after = words[index + 1] if index + 1 < len(words) else ""
+        if (word, after) in {("used", "to"), ("was", "once"), ("were", "once")}:
+            return True
+        if word in {"out", "outside", "off", "beyond"} and set(words[index + 1 : index + 4]) & _EDGES:
+            return True
         if word == "can" and index + 1 < len(words):
             after = next_word(words, index + 1)
             if after not in PERCEPTION_VERBS | {"not", "be", "clearly", "see", "tell", "count"}:
                 return True
     return False
+
+
+_EDGES = word_set("frame shot camera screen view sight picture image photo")
 
 
 def next_word(words: Sequence[str], index: int) -> str:

@@ -213,7 +213,7 @@ def is_restricted(words: Sequence[str], after: int, thing: Thing) -> bool:
             word.endswith("ing") and place == 0 and word not in NOUNS_IN_ING
         ):
             return True
-        if word in PREPOSITIONS and word not in {"as", "of", "to", "about"}:
+        if word in PREPOSITIONS and word not in {"as", "of", "to", "about", "among", "amongst", "amid"}:
             near = rest[place + 1 : place + 8]
             if not any(each in IMAGE_WORDS or each in {"sight", "all", "any", "it"} for each in near):
                 return True

@@ -23,7 +23,8 @@ _AFFIRMED = re.compile(
     rf"|sure thing|of course|naturally|obviously|clearly"
     r"|presumably|apparently|evidently|in all likelihood|in all probability|all signs point to yes|by all means"
     r"|without doubt"
-    r"|you bet|you bet (?:it is|there is|they are)|you are (?:absolutely |quite )?(?:right|correct)|very much so"
+    r"|you bet|right you are|you bet (?:it is|there is|they are)|you are (?:absolutely |quite )?(?:right"
+    r"|correct)|very much so"
     r"|totally|yes indeed"
     r"|i (?:do |certainly |would |really |definitely )?(?:think|believe|guess|suppose|assume|imagine|would say"
     r"|reckon|would think) (?:so|that is (?:correct|right|true|the case)|it is)"
@@ -58,7 +59,7 @@ _DENIED = re.compile(
     r"|luck)"
     r"|i (?:really |certainly |honestly )?(?:do|would|did) not (?:really )?(?:think|believe|say|suppose|imagine"
     r"|guess) (?:so|that is (?:the case|correct|right|true))"
-    r"|i (?:think|believe|guess|suppose|would say|am afraid|would think|assume|fear|regret) not|probably not"
+    r"|i (?:think|believe|guess|suspect|suppose|would say|am afraid|would think|assume|fear|regret) not|probably not"
     r"|most (?:likely|probably) not|likely not|presumably not|it (?:seems|appears|looks) not"
     r"|it (?:does|do) not (?:seem|appear|look)(?: so| that way| like it| to)?|does not (?:seem|look)(?: so"
     r"| like it| that way)?|apparently not|seemingly not|denied"
@@ -280,6 +281,16 @@ def bare_word_says(words: Sequence[str]) -> YesNo:
     if turned is not None:
         return "no" if turned.group(1) == "negative" else "yes"
     words = [word for word in words if word not in {",", '"'}]
+    for end in (
+        ("from", "me"),
+        ("for", "me"),
+        ("i", "think"),
+        ("i", "believe"),
+        ("i", "guess"),
+        ("in", "this", "case"),
+    ):
+        if len(words) > len(end) and tuple(words[-len(end) :]) == end:
+            words = words[: -len(end)]
     if not words or len(words) > 40:
         return "unparsed"
     said = word_says(words[-1])
@@ -287,8 +298,7 @@ def bare_word_says(words: Sequence[str]) -> YesNo:
         return "unparsed"
     lead = words[:-1]
     if any(
-        word
-        in {"or", "and", "not", "either", "maybe", "perhaps", "possibly", "say", "no", "yes", "if", "without", "none"}
+        word in {"or", "and", "not", "either", "maybe", "perhaps", "possibly", "no", "yes", "if", "without", "none"}
         for word in lead
     ):
         return "unparsed"
@@ -307,6 +317,7 @@ def bare_word_says(words: Sequence[str]) -> YesNo:
 
 
 _LEADING = word_set(
+    "hard resounding firm definitive emphatic going that say saying still lean "
     "i think would believe that say my answer is the in based on this from image so well hmm um uh er oh ah "
     "leaning lean toward towards guess suppose going with a an definite clear big firm simple am it be must as "
     "final therefore thus hence here your to question for me seems appears all things considered overall "

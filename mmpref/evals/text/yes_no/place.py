@@ -12,6 +12,7 @@ from mmpref.evals.text.yes_no.words import (
     AFTER_SIGN,
     AUXILIARIES,
     BE_WORDS,
+    CARRIERS,
     DEPICTIONS,
     DETERMINERS,
     EXISTENCE_VERBS,
@@ -20,6 +21,7 @@ from mmpref.evals.text.yes_no.words import (
     LACKING,
     LACKING_OF,
     LIKE_NOTHING,
+    MATERIALS,
     NOT_REAL,
     NOUNS_IN_ING,
     NUMBERS,
@@ -100,10 +102,11 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
     ):
         state.excepted, state.determiner, state.noun_since = True, "", index + 1
         return
-    if word in NOT_REAL and word not in thing.words.asserting:
+    alive = bool(thing.words.denying & {"animal", "person"})
+    if (word in NOT_REAL or (alive and word in MATERIALS)) and word not in thing.words.asserting:
         state.unreal = True
     if (
-        word in DEPICTIONS
+        (word in DEPICTIONS or word in CARRIERS)
         and word not in thing.words.asserting
         and not (state.denied and word in SIGNS)
         and _depicts(words, index, after)
@@ -111,6 +114,8 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
         state.depicted = True
     if word == "of" and index and words[index - 1] in QUANTITIES and state.determiner:
         return  # "a pair of", "a herd of"
+    if word in {"visible", "present"} and state.denied and after not in {"in", "on", ",", ""}:
+        return  # "no visible dogs"
     if word in PREPOSITIONS:
         if index and words[index - 1] in LACKING_OF:
             return
@@ -248,4 +253,6 @@ def _depicts(words: Sequence[str], index: int, after: str) -> bool:
     if word not in IMAGE_WORDS and word not in {"images", "image", "portrait"}:
         return True
     whole = index <= 6 and not set(words[:index]) & {"has", "have", "with", "'s", "there", "wearing", "holding", "on"}
-    return not whole or any(each in HUNG for each in words[index : index + 30])
+    if not whole:
+        return True
+    return after in {"of", "on"} and any(each in HUNG for each in words[index : index + 30])

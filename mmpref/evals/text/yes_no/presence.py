@@ -108,8 +108,20 @@ def _mention_says(words: Sequence[str], index: int, size: int, name: str, thing:
     if thing.count is not None and not has_count(thing.count, state, words[after - 1]):
         return "unparsed"
     if not all(each in own for each in thing.modifiers):
-        return "unparsed"
+        told_of = not thing.tail and not state.preposition and _is_said_to_be(words, after, thing.modifiers)
+        return "yes" if told_of else "unparsed"
     return "yes" if has_tail(words, after, thing) else "unparsed"
+
+
+def _is_said_to_be(words: Sequence[str], after: int, modifiers: Sequence[str]) -> bool:
+    """Whether the modifiers follow as a predicate: "the couch in the room is red"."""
+    for place in range(after, min(after + 8, len(words))):
+        if words[place] in {"is", "are"}:
+            rest = [word for word in words[place + 1 : place + 8] if word not in ADVERBS - {"all"}]
+            return tuple(rest[: len(modifiers)]) == tuple(modifiers)
+        if words[place] in {",", "and", "not", "no"}:
+            return False
+    return False
 
 
 def _denial_says(words: Sequence[str], after: int, name: str, thing: Thing, state: Place, own: Sequence[str]) -> Said:

@@ -108,6 +108,10 @@ _SHOWN = re.compile(
     rf"^(?:is|are|can) (?P<polite>not )?(?:(?:a|an|any|some|{_NUMBER}) )(?P<thing>.+?) (?P<none>not )?(?:be )?"
     r"(?:visible|present|shown|depicted|seen|pictured|displayed|found|spotted|included|featured|there)(?: anywhere)?$"
 )
+_SCENE = re.compile(
+    r"^is (?:this|the) (?:photo|picture|image) taken (?:in|at|on) (?:a place of |a |an "
+    r"|the )(?P<thing>[a-z]+(?: [a-z]+)?)$"
+)
 _SEE_QUESTION = re.compile(r"^(?:can|do|could|did) (?:you|we|i|one)\b")
 _FORMS = (_THERE, _SEE, _SHOWS, _SHOWN, _THERE_STATED)
 _SEVERAL = re.compile(r"\b(?:more than one|several|multiple)\b")
@@ -182,6 +186,9 @@ def _read(sentence: str) -> Asked:
     if contact is not None:
         one, two = (words_for(_noun(contact[side].split())) for side in ("one", "two"))
         return Asked("contact", pair=(one, two))
+    scene = _SCENE.match(line)
+    if scene is not None:
+        return Asked("presence", (_thing(scene["thing"].split(), (), None),))
     for form in _FORMS:
         found = form.match(bare)
         if found is not None and not (form is _SHOWS and _SHOWS_IMAGE.match(line) is None):
@@ -284,9 +291,9 @@ def _subject_and_predicate(words: list[str]) -> tuple[tuple[str, ...], tuple[str
     while end < len(words):
         word = words[end]
         stops = (
-            word in PREPOSITIONS | _SKIPPED | BE_WORDS | (VERBS - _ALSO_NOUNS)
+            word in PREPOSITIONS | _SKIPPED | BE_WORDS | {"have"} | (VERBS - _ALSO_NOUNS)
             or word.endswith("ing")
-            or (end > start and word in _PARTICIPLES)
+            or (end > start and (word in _PARTICIPLES or (len(word) > 4 and word.endswith("ed"))))
         )
         compares = end + 1 < len(words) and words[end + 1] == "than"
         if end > start and (stops or compares or word in NUMBERS):

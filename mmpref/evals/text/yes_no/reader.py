@@ -47,18 +47,18 @@ _TICKS = "✅✓✔☑👍⭕"
 _CROSSES = "❌✗✘✖❎👎🚫⛔"
 _EMOJI_DRESS = re.compile("[\\s\ufe0e\ufe0f.!🏻-🏿]+")
 _REASON_LINE = re.compile(
-    r"^\s*(?:reason|reasoning|explanation|rationale|confidence|thought|thoughts|analysis|evidence|caption"
-    r"|description)\s*:.*$",
+    r"^[ \t]{0,9}(?:reason|reasoning|explanation|rationale|confidence|thought|thoughts|analysis|evidence|caption"
+    r"|description)[ \t]{0,3}:.*$",
     re.M,
 )
 _ANSWER_LINE = re.compile(
-    r"(?:^|[\n.!?;:)\]]|\bso|\bthus|\btherefore|\bhence|,|\bmy|\bthe)\s*(?:the |my )?(?:final |correct |short "
-    r"|overall )?(?:answer|verdict|conclusion|prediction)\s*"
-    r"(?:(?:is|would be|must be|should be|will be|has to be)\b\s*:?|[:=]|to (?:the|this|your"
-    r"|that) question (?:\"[^\"]*\" |of [^.?!]{0,80} |\([^)]*\) )?is\b\s*:?)\s*(?P<rest>[^\n]*)"
+    r"(?:^|[\n.!?;:)\]]|\bso|\bthus|\btherefore|\bhence|,|\bmy|\bthe)\s{0,5}(?:the |my )?(?:final |correct |short "
+    r"|overall )?(?:answer|verdict|conclusion|prediction)\s{0,5}"
+    r"(?:(?:is|would be|must be|should be|will be|has to be)\b\s{0,5}:?|[:=]|to (?:the|this|your"
+    r"|that) question (?:\"[^\"]*\" |of [^.?!]{0,80} |\([^)]*\) )?is\b\s{0,5}:?)\s{0,5}(?P<rest>[^\n]*)"
 )
 _OPTION = re.compile(
-    r"^(?:the )?(?:correct )?(?:(?:final )?(?:answer|option|choice)\s*(?:is|:)?\s*)*\(?([a-d])\)?(?:[.):]"
+    r"^(?:the )?(?:correct )?(?:(?:final )?(?:answer|option|choice)\s*(?:(?:is|:)\s*)?)*\(?([a-d])\)?(?:[.):]"
     r"|\s*$)\s*(.*)$",
     re.S,
 )
@@ -80,6 +80,7 @@ _CORRECTS = re.compile(
 _HELPS = re.compile(r"\b(?:help|assist|upload|provide|share|look at it|happy to)\b")
 _QUOTED = re.compile(r"\"[^\"\n]*\?[^\"\n]*\"|'(?:is|are|does|do|can)\b[^'\n]*\?'")
 _FLIPS = re.compile(
+    r"^i would be (?:very |quite |rather |really )?(?:surprised|amazed|astonished) (?:if|to (?:see|find)) |"
     r"^(?:i|we) (?:really |honestly |personally )?(?:do|would|did|can) not (?:really |actually )?(?:think"
     r"|believe|suppose|imagine|feel|see how)(?: that)? "
     r"|^(?:there is )?no (?:way|chance|indication|evidence|sign|reason to (?:think|believe)|proof"
@@ -97,7 +98,7 @@ _REVERSES = re.compile(
     r"|^i would not (?:say|call it|claim)(?: that)? (?=there (?:is|are) an?)"
 )
 _LEANS = re.compile(
-    r"^(?:i|we) (?:do |really |would |can |also |strongly |certainly )*(?:wager|bet|venture|reckon|say|argue"
+    r"^(?:i|we) (?:do |really |would |can |also |strongly |certainly )*(?:suspect|wager|bet|venture|reckon|say|argue"
     r"|notice|note|think|believe|guess|suppose|assume"
     r"|reckon|confirm|conclude|presume|gather|tell)(?: that)? "
     r"|^(?:i am|we are) (?:fairly |quite |pretty |very |almost |absolutely |reasonably )*(?:sure|certain"

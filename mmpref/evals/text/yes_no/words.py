@@ -27,7 +27,7 @@ IMAGE_WORDS = word_set(
 ADVERBS = word_set(
     "also indeed clearly really actually certainly definitely still just only very quite so too apparently "
     "evidently probably likely presumably obviously visibly currently now both simply truly most surely sure "
-    "fairly rather pretty well though there even already plainly undoubtedly absolutely in fact again either then "
+    "fairly rather pretty well though there even already plainly undoubtedly absolutely again either then "
     "especially particularly extremely mostly mainly thankfully happily luckily fully completely entirely totally "
     "all somewhat"
 )
@@ -67,15 +67,24 @@ NOUNS_IN_ING = word_set(
 
 # words that leave open what they speak of
 OPEN_HEDGES = word_set(
-    "might may maybe perhaps possibly potentially conceivably if unless whether suppose supposing imagine "
-    "hypothetically would should could possible potential uncertain unsure unclear unknown doubtful questionable "
-    "usually often typically generally normally sometimes commonly popular yesterday earlier formerly previously "
-    "ago thought initially ask asks asked asking wonder wonders mention mentioned mentions question search "
-    "searching check checking verify determine determining confirm tell guess says say said reads labeled "
-    "labelled named called titled spelled word words text caption letters letter phrase pretend pretending expect "
-    "expected almost nearly longer forthcoming someday soon tomorrow unable blurry hope wish want wants need "
-    "needs avoid prevent"
+    "dream dreams dreaming dreamed imagines imagined remembers remembered story stories tale reminds remind "
+    "reminiscent might may maybe perhaps possibly potentially conceivably if unless whether suppose supposing "
+    "imagine hypothetically would should could possible potential uncertain unsure unclear unknown doubtful "
+    "questionable usually often typically generally normally sometimes commonly popular yesterday earlier "
+    "formerly previously ago thought initially ask asks asked asking wonder wonders mention mentioned mentions "
+    "question search searching check checking verify determine determining confirm tell guess says say said reads "
+    "labeled labelled named called titled spelled word words text caption letters letter phrase pretend "
+    "pretending expect expected almost nearly longer forthcoming someday soon tomorrow unable blurry hope wish "
+    "want wants need needs avoid prevent"
 )
+CARRIERS = word_set("shirt t-shirt tee sweater sweatshirt hoodie tapestry wallpaper stamp coin flag apron carousel")
+"""What pictures are on: "a shirt with a dog on it" has no dog."""
+
+MATERIALS = word_set(
+    "wooden bronze stone marble clay metal knitted felt crocheted chocolate iron brass golden snow sand ice"
+)
+"""An animal or a person of these is none."""
+
 NOT_REAL = word_set(
     "toy toys stuffed plush cartoon fake ceramic porcelain plastic inflatable animated fictional paper origami "
     "statue-like carved sculpted painted drawn artificial wooden-toy miniature lego model imaginary cardboard "
@@ -102,8 +111,7 @@ def word_says(word: str) -> YesNo:
 
 PRESENT = word_set(
     "visible present seen shown there here depicted pictured included featured found part evident apparent "
-    "anywhere detected captured identified displayed discernible noticeable spotted observed existent existing in "
-    "real"
+    "anywhere detected captured identified displayed discernible noticeable spotted observed existent existing"
 )
 GONE = word_set("flown gone left disappeared vanished fled departed escaped")
 ABSENT = word_set("absent missing nowhere nonexistent non-existent lacking")

@@ -14,21 +14,19 @@ _QUOTES = {ord(char): '"' for char in "“”„«»″「」『』"}
 _MOST_CHARACTERS = 20_000
 """Of an answer so long the first and the last part are read: models that loop write the same to the end."""
 
-_CLOSED_THINKING = re.compile(
-    r"<(think|thinking|thought|reasoning|analysis|scratchpad)>(?:(?!</\1>).)*</\1>", re.DOTALL
-)
 _OPENING = re.compile(r"<(?:think|thinking|thought|reasoning|analysis|scratchpad)>")
 _CLOSING = re.compile(r"</(?:think|thinking|thought|reasoning|analysis|scratchpad)>")
 _ANSWER_TAG = re.compile(r"<((?:final_?)?answer|verdict|response|conclusion|output)>([^<]*)(?:</\1>|\Z)")
-_BOXED = re.compile(r"\\boxed\s*\{(?:\\text\w*\s*\{)?([^{}]*)\}?\}")
-_TAG = re.compile(r"</?[a-z_]+\s*/?>|<\|[^|<>]{0,40}\|>")
+_BOXED = re.compile(r"\\boxed\s{0,3}\{(?:\\text\w{0,9}\s{0,3}\{)?([^{}]*)\}?\}")
+_TAG = re.compile(r"</?[a-z_]{1,30}\s{0,3}/?>|<\|[^|<>]{0,40}\|>")
 _STRUCK = re.compile(r"~~[^~]*~~")
 # where another turn begins: whatever follows is no part of the first answer
 _NEXT_TURN = re.compile(
     r"<\|(?:im_end|im_start|endoftext|eot_id|end|user|assistant|end_of_text|start_header_id)\|>|</s>|<s>|\[/?inst\]"
     r"|<end_of_turn>|<start_of_turn>|<eos>|<\|?end_of_sentence\|?>"
-    r"|(?:^|(?<=[\s.!?#]))(?:#+\s*)?(?:user|human|q|question|instruction|next question)(?:\s*\d+)?\s*:"
-    r"|#+\s*(?:human|user|question|instruction|explanation)\b|\n\s*assistant\s*:"
+    r"|(?:^|(?<=[\s.!?#]))(?:#{1,6}[ \t]{0,3})?(?:user|human|q|question|instruction|next question)"
+    r"(?:[ \t]?\d{1,4})?[ \t]{0,3}:"
+    r"|(?<!#)#{1,6}[ \t]{0,3}(?:human|user|question|instruction|explanation)\b|\n[ \t]{0,9}assistant[ \t]{0,3}:"
 )
 _FENCE = re.compile(r"```[a-z0-9]*")
 _DECORATION = re.compile(r"[*_`~#>|]+")
@@ -51,10 +49,13 @@ def without_thinking(folded: str) -> tuple[str, bool]:
     """The text after the thinking, and whether it is only thinking that never ended."""
     if "<" not in folded:
         return folded, False
-    text = _CLOSED_THINKING.sub(" ", folded)
+    text = folded
     closing = [*_CLOSING.finditer(text)]
     if closing:
         text = text[closing[-1].end() :]
+        if not text.strip():  # the answer stands before its thinking
+            first = _OPENING.search(folded)
+            text = folded[: first.start()] if first is not None else folded[: closing[0].start()]
     opening = _OPENING.search(text)
     if opening is None:
         return text, False
@@ -107,7 +108,7 @@ _SIDE_KEYS = word_set(
     "boxes"
 )
 _PAIR = re.compile(
-    r"[\"']?(?P<key>[a-z][a-z_ /-]{0,40}?)[\"']?\s*[:=]\s*"
+    r"[\"']?(?P<key>[a-z][a-z_ /-]{0,40}?)[\"']?\s{0,9}[:=]\s{0,9}"
     r"(?:\"(?P<double>(?:[^\"\\\n]|\\.)*)\"?|'(?P<single>(?:[^'\\\n]|\\.|(?<=\w)'(?=\w))*)'?"
     r"|(?P<bare>[^,}\]\n\"']{1,400}))"
 )
