@@ -38,50 +38,84 @@ _BEGINNERS = word_set(
 
 # "no" and "not" that deny nothing, and set phrases, taken out or put in plain words
 _IDIOMS = [
-    (r"(?:there is |have |i have )?(?:no|without a|without any|beyond) (?:shadow of a )?(?:doubt|question)"
-     r"(?: about (?:it|that))?(?: that)?\b", "undoubtedly"),
-    (r"without a shadow of a doubt\b", "undoubtedly"), (r"(?:there is )?no denying(?: that| it)?\b", "undoubtedly"),
-    (r"(?:there is )?no (?:lack|shortage|absence|dearth) of\b", "many"), (r"not without\b", "with"),
-    (r"not (?=\w+ing only\b)", " "), (r"none other than\b", "only"), (r"home to\b", "full of"),
-    (r"(?:i )?(?:initially|first|originally|at first) thought\b", "maybe"), (r"manage[ds]? to\b", " "),
-    (r"(?:is|are) far from (?!the |a |an |his |her |each |it|here)", "is not "), (r"still life\b", "scene"),
-    (r"their (?:is|are)\b", "there is"), (r"i no (?=see|find)", "i do not "), (r"or rather\b", "or-rather"),
-    (r"(?:apart|aside) from\b", "except"),
-    (r"(?:with the exception of|excepting|except for|other than|save for)\b", "except"),
-    (r"not a soul\b", "nobody"), (r"nary a\b", "no"),
-    (r"(?<!not )as (?:best|far as) i can (?:tell|see|make out)\b", "apparently"),
-    (r"not (?:only|just|merely|simply)(?: is | are )(?=there\b)", "there is there "),
-    (r"not (?:only|just|merely|simply)\b", ""),
-    (r"no (?:problem|worries|wonder|trouble|big deal|kidding)\b", " ,"),
-    (r"not one ,? ?but\b", ""), (r"no (?:fewer|less) than\b", ""),
-    (r"not (?:too |so |very )?far (?:away )?from\b", "near"), (r"not (?:alone|uncommon|unlike)\b", ""),
-    (r"more than one (?=\w)", "several "), (r"(?:can|could) not (?:help but|miss)\b", "see"),
-    (r"nothing (?:but|except|other than|more than)\b", "only"),
-    (r"(?:anything|everything) but\b", "not"), (r"not to mention\b", "and"), (r"whether or not\b", "whether"),
-    (r"in front of\b", "before"), (r"no one\b", "nobody"), (r"no-one\b", "nobody"),
-    (r"(?<!\w )(?:it|this|that|what|there) (?:clearly |certainly |really |very much |definitely |kind of |sort of )?"
-     r"(?:looks?|looked|seems?|appears?|sounds) (?:a lot |very much |more |quite |to me )?like\b", "it is"),
-    (r"(?:it|this|that|what) (?:really |clearly )?(?:appear|appears|seem|seems) to be\b", "it is"),
-    (r"(?:it )?would (?:seem|appear)\b", "it seems"), (r"(?:seem|seems|appear|appears|looks) to be\b", "is"),
-    (r"(?:does|do|did) not (?:seem|appear|look)(?: to)? be\b", "is not"),
-    (r"(?:does|do|did) not (?:seem|appear|look) (?:to|like)\b(?! it\b| that\b|$)", "does not"),
-    (r"(?:seem|seems|appear|appears|looks) to (?=show|have|contain|depict|feature|include)", "it does "),
-    (r"i (?:would|will|must|have to|can|need to) (?:have to |go with |also )?say\b", "i think"),
-    (r"at (?:first|a first|initial) (?:glance|sight|look)\b", "maybe"), (r"even though\b", "although"),
-    (r"(?<!not )(?:as far as|from what) i (?:can|could) (?:see|tell)\b", ""),
-    (r"(?<!not )that i (?:can|could) see\b", ""), (r"on the contrary\b", "on-the-contrary"), (r"in fact\b", "indeed"),
-    (r"may or may not\b", "might"), (r"might or might not\b", "might"), (r"could or could not\b", "might"),
-    (r"any ?more\b", ""), (r"(?:is|are) no longer\b", "perhaps"), (r"no longer\b", "perhaps"),
-    (r"under no circumstances\b", "never"), (r"no matter\b", "whatever"), (r"so far\b", ""),
+    ("doubt|question",
+     r"(?:there is |have |i have )?(?:no|without a|without any|beyond) (?:shadow of a )?(?:doubt"
+     r"|question)(?: about (?:it|that))?(?: that)?\b",
+     "undoubtedly"),
+    ("without a shadow of a doubt", r"without a shadow of a doubt\b", "undoubtedly"),
+    ("no denying", r"(?:there is )?no denying(?: that| it)?\b", "undoubtedly"),
+    ("no lack|no short|no absence|no dearth", r"(?:there is )?no (?:lack|shortage|absence|dearth) of\b", "many"),
+    ("not without", r"not without\b", "with"),
+    ("ing only", r"not (?=\w+ing only\b)", " "),
+    ("none other than", r"none other than\b", "only"),
+    ("home to", r"home to\b", "full of"),
+    ("thought", r"(?:i )?(?:initially|first|originally|at first) thought\b", "maybe"),
+    ("manage", r"manage[ds]? to\b", " "),
+    ("far from", r"(?:is|are) far from (?!the |a |an |his |her |each |it|here)", "is not "),
+    ("still life", r"still life\b", "scene"),
+    ("their", r"their (?:is|are)\b", "there is"),
+    ("i no", r"i no (?=see|find)", "i do not "),
+    ("or rather", r"or rather\b", "or-rather"),
+    ("apart from|aside from", r"(?:apart|aside) from\b", "except"),
+    ("exception|except|other than|save for",
+     r"(?:with the exception of|excepting|except for|other than|save for)\b",
+     "except"),
+    ("not a soul", r"not a soul\b", "nobody"),
+    ("nary a", r"nary a\b", "no"),
+    ("i can", r"(?<!not )as (?:best|far as) i can (?:tell|see|make out)\b", "apparently"),
+    ("not only|not just|not merely|not simply",
+     r"not (?:only|just|merely|simply)(?: is | are )(?=there\b)",
+     "there is there "),
+    ("not only|not just|not merely|not simply", r"not (?:only|just|merely|simply)\b", ""),
+    ("no problem|no worr|no wonder|no trouble|no big|no kidd",
+     r"no (?:problem|worries|wonder|trouble|big deal|kidding)\b",
+     " ,"),
+    ("not one", r"not one ,? ?but\b", ""),
+    ("no fewer|no less", r"no (?:fewer|less) than\b", ""),
+    ("far from|far away from", r"not (?:too |so |very )?far (?:away )?from\b", "near"),
+    ("not alone|not uncommon|not unlike", r"not (?:alone|uncommon|unlike)\b", ""),
+    ("more than one", r"more than one (?=\w)", "several "),
+    ("not help|not miss", r"(?:can|could) not (?:help but|miss)\b", "see"),
+    ("nothing", r"nothing (?:but|except|other than|more than)\b", "only"),
+    ("but", r"(?:anything|everything) but\b", "not"),
+    ("not to mention", r"not to mention\b", "and"),
+    ("whether or not", r"whether or not\b", "whether"),
+    ("in front of", r"in front of\b", "before"),
+    ("no one", r"no one\b", "nobody"),
+    ("no-one", r"no-one\b", "nobody"),
+    ("not seem|not appear|not look", r"(?:does|do|did) not (?:seem|appear|look)(?: to)? be\b", "is not"),
+    ("not seem|not appear|not look",
+     r"(?:does|do|did) not (?:seem|appear|look) (?:to|like)\b(?! it\b| that\b|$)",
+     "does not"),
+    ("like",
+     r"(?<!\w )(?:it|this|that|what|there) (?:clearly |certainly |really |very much |definitely |kind of "
+     r"|sort of )?(?:looks?|looked|seems?|appears?|sounds) (?:a lot |very much |more |quite |to me )?like\b",
+     "it is"),
+    ("to be", r"(?:it|this|that|what) (?:really |clearly )?(?:appear|appears|seem|seems) to be\b", "it is"),
+    ("would seem|would appear", r"(?:it )?would (?:seem|appear)\b", "it seems"),
+    ("to be", r"(?:seem|seems|appear|appears|looks) to be\b", "is"),
+    ("seem|appear|looks",
+     r"(?:seem|seems|appear|appears|looks) to (?=show|have|contain|depict|feature|include)",
+     "it does "),
+    ("say", r"i (?:would|will|must|have to|can|need to) (?:have to |go with |also )?say\b", "i think"),
+    ("glance|sight|look", r"at (?:first|a first|initial) (?:glance|sight|look)\b", "maybe"),
+    ("even though", r"even though\b", "although"),
+    ("far as i|from what i", r"(?<!not )(?:as far as|from what) i (?:can|could) (?:see|tell)\b", ""),
+    ("that i", r"(?<!not )that i (?:can|could) see\b", ""),
+    ("on the contrary", r"on the contrary\b", "on-the-contrary"),
+    ("in fact", r"in fact\b", "indeed"),
+    ("may or may not", r"may or may not\b", "might"),
+    ("might or might not", r"might or might not\b", "might"),
+    ("could or could not", r"could or could not\b", "might"),
+    ("anymore|any more", r"any ?more\b", ""),
+    ("no longer", r"(?:is|are) no longer\b", "perhaps"),
+    ("no longer", r"no longer\b", "perhaps"),
+    ("under no circumstances", r"under no circumstances\b", "never"),
+    ("no matter", r"no matter\b", "whatever"),
+    ("so far", r"so far\b", ""),
 ]  # fmt: skip
-_IDIOM = re.compile("|".join(rf"(?P<i{index}>\b{pattern})" for index, (pattern, _) in enumerate(_IDIOMS)))
-_IDIOM_STARTS = re.compile(
-    r"\b(?:no|not|without|beyond|more|anything|everything|nothing|whether|in|it|this|that|what|there|would|seem"
-    r"|seems|"
-    r"appear|appears|looks|i|at|as|from|any|may|might|could|can|under|so|even|on|do|does|did|there|have|i|none"
-    r"|home|initially|first|originally|manage|managed|manages|is|are|still|their|or|apart|aside|with|excepting"
-    r"|except|other|save|nary)\b"
-)
+_READY_IDIOMS = [(needles.split("|"), re.compile(rf"\b{pattern}"), plain) for needles, pattern, plain in _IDIOMS]
+"""Words without which a phrase is not there and need not be looked for; the phrase; what is put in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +156,12 @@ def words_of(text: str) -> list[str]:
         else:
             written += _written_out(token, written[-1] if written else "")
     line = " ".join(written)
-    if _IDIOM_STARTS.search(line) is None:
-        return written
-    return _IDIOM.sub(lambda match: _IDIOMS[int((match.lastgroup or "i0")[1:])][1], line).split()
+    changed = False
+    for needles, pattern, plain in _READY_IDIOMS:
+        if any(needle in line for needle in needles):
+            line, count = pattern.subn(plain, line)
+            changed = changed or count > 0
+    return line.split() if changed else written
 
 
 def _written_out(token: str, before: str) -> list[str]:

@@ -64,6 +64,8 @@ def foreign_word_says(text: str) -> YesNo:
     first = start[:1]
     if not first or first not in _FIRST_LETTERS:
         return "unparsed"
+    if start.isascii() and start.split(maxsplit=1)[0].strip(_MARKS) not in _ASCII_WORDS:
+        return "unparsed"  # plain English
     said: YesNo = "unparsed"
     longest = 0
     for table, ends in ((_BEFORE_A_MARK, _before_a_mark), (_ALONE, _ends_here), (_BEFORE_ANYTHING, None)):
@@ -76,6 +78,9 @@ def foreign_word_says(text: str) -> YesNo:
 
 
 _FIRST_LETTERS = frozenset(word[0] for table in (_BEFORE_A_MARK, _ALONE, _BEFORE_ANYTHING) for word in table)
+
+
+_ASCII_WORDS = frozenset(word.split()[0] for word in _BEFORE_A_MARK if word.isascii())
 
 
 def _before_a_mark(rest: str) -> bool:

@@ -9,7 +9,7 @@ from mmpref.evals.text.yes_no.hedges import next_word
 from mmpref.evals.text.yes_no.place import Place
 from mmpref.evals.text.yes_no.question import Thing
 from mmpref.evals.text.yes_no.stems import stem
-from mmpref.evals.text.yes_no.things import narrower, other_compounds
+from mmpref.evals.text.yes_no.things import narrower
 from mmpref.evals.text.yes_no.words import (
     ABSENT,
     ADVERBS,
@@ -36,16 +36,24 @@ from mmpref.evals.text.yes_no.words import (
 def unit_at(words: Sequence[str], index: int, thing: Thing) -> tuple[int, str]:
     """How many words from here name one thing, and its name where it concerns the one asked for ("" where not)."""
     known = thing.words
-    for size in range(min(known.longest, len(words) - index), 0, -1):
+    word = words[index]
+    for size in range(min(known.starts.get(word, 1), len(words) - index), 1, -1):
         last = words[index + size - 1]
-        for end in dict.fromkeys((singular(last), last, last[:-1] if last.endswith("s") else last)):
-            name = end if size == 1 else " ".join([*words[index : index + size - 1], end])
-            if "-" in name and name not in known.asserting and name not in known.denying:
-                name = name.replace("-", " ")
+        for end in dict.fromkeys((singular(last), last)):
+            name = " ".join([*words[index : index + size - 1], end])
             if name in known.asserting or name in known.denying:
                 return size, name
-            if size > 1 and name in other_compounds():
+            if name in known.compounds:
                 return size, ""
+    one = singular(word)
+    for name in (one, word, word[:-1] if word.endswith("s") else word):
+        if name in known.asserting or name in known.denying:
+            return 1, name
+    if "-" in word:
+        name = one.replace("-", " ")
+        if name in known.asserting or name in known.denying:
+            return 1, name
+        return 1 if name in known.compounds else 0, ""
     return 0, ""
 
 

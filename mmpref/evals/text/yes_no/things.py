@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -146,12 +147,14 @@ def _split(words: str) -> list[str]:
 class Words:
     """Words for one thing: those that assert it (narrower ones too), those whose denial denies it (broader ones too).
 
-    ``longest`` is the most words in one of them.
+    ``compounds`` are names of several words for other things; ``starts`` has, for the first word of every name of
+    several words, the most words of one.
     """
 
     asserting: frozenset[str]
     denying: frozenset[str]
-    longest: int
+    compounds: frozenset[str]
+    starts: Mapping[str, int]
 
 
 @cache
@@ -212,4 +215,18 @@ def words_for(name: str) -> Words:
         for word in _same().get(broad, frozenset({broad}))
     }  # fmt: skip
     denying = _same().get(name, frozenset()) | broader | {name}
-    return Words(asserting, denying, max(word.count(" ") + 1 for word in (*asserting, *denying, *other_compounds())))
+    starts = dict(_compound_starts())
+    for word in asserting | denying:
+        if " " in word:
+            first = word.split(" ", 1)[0]
+            starts[first] = max(starts.get(first, 1), word.count(" ") + 1)
+    return Words(asserting, denying, other_compounds(), starts)
+
+
+@cache
+def _compound_starts() -> dict[str, int]:
+    starts: dict[str, int] = {}
+    for word in other_compounds():
+        first = word.split(" ", 1)[0]
+        starts[first] = max(starts.get(first, 1), word.count(" ") + 1)
+    return starts
