@@ -243,7 +243,7 @@ def _claims(body: str, asked: Asked) -> list[_Claim]:
                 break
             continue
         found_here, corrected = _sentence_claims(sentence, asked, index == 0, corrected)
-        if index == 0 and len(sentences) > 1 and _is_courtesy(sentence):
+        if not claims and index < len(sentences) - 1 and _is_courtesy(sentence):
             continue
         claims += found_here
         if len(claims) > 400:
@@ -307,6 +307,8 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
         before = (
             starts and verdict_says(without_fillers(clause))[1] > 0
         )  # "no, wait": the word stands before the correction
+        if len(sentence.clauses) > 1 and set(clause) <= _COURTESY:
+            continue  # "sure, there is a cat" says nothing of a dog
         made = _clause_claims(clause, asked, opens=place == 0)
         if not made and seen_correction and (is_doubt(clause) or "reconsider" in clause):
             claims.append(_Claim("doubt", "unparsed", corrected=True))
@@ -492,15 +494,16 @@ def _statement_says(words: Sequence[str], asked: Asked) -> Said:
     if not shortened:
         return "unparsed"
     said = _plain_statement_says(shortened, asked)
+    inverted = asked.negated and said != "unparsed"
     if said == "unparsed" and shortened is not words:
         said = phrase_says(shortened, asked)
     if said == "unparsed" or (shortened is words and is_doubt(words)):
         return "unparsed"
     if said == "weak":
-        return "unparsed" if flips or reverses else said
+        return "unparsed" if flips or reverses or inverted else said
     if flips:
         said = "no" if said == "yes" else "unparsed"
-    if reverses and said != "unparsed":
+    if (reverses != inverted) and said != "unparsed":
         said = "no" if said == "yes" else "yes"
     return said
 
@@ -517,8 +520,6 @@ def _plain_statement_says(words: Sequence[str], asked: Asked) -> Said:
             said = "yes"
     else:
         return "unparsed"
-    if asked.negated and said != "unparsed":
-        return "no" if said == "yes" else ("yes" if said == "no" else "unparsed")
     return said
 
 
