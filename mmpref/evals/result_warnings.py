@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from mmpref.evals.benchmarks.contract import Item, Items, is_unread
-from mmpref.evals.shuffle_test import moved, shuffle_test
+from mmpref.evals.shuffle_test import common_when_moved, moved, shuffle_test
 from mmpref.evals.text.content_words import content_words
 from mmpref.records import Answer, ResultWarning
 
@@ -247,8 +247,10 @@ def _shift(sets: Sets, what: str = "question") -> str:
     """What to say where the answers would fit the questions some rows on, and only these: labels that alternate fit at
     every second row."""
     skills = {}
+    own = shuffle_test(*sets)
+    worth_a_test = own.expected + _SHIFTED_SKILL / 2 * (own.most - own.expected)
     for by in _SHIFTS:
-        if abs(by) < len(sets[0]) // 2:
+        if abs(by) < len(sets[0]) // 2 and common_when_moved(*sets, by) > worth_a_test:
             test = moved(*sets, by)
             skills[by] = test.skill if test.sigmas >= _SHIFTED_SIGMAS else 0.0
     best, *others = sorted(skills, key=lambda by: -skills[by]) or [0]

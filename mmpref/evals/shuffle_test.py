@@ -77,6 +77,17 @@ def shuffle_test(said: Sequence[Set[str]], shown: Sequence[Set[str]]) -> Shuffle
 
 def moved(said: Sequence[Set[str]], shown: Sequence[Set[str]], by: int) -> ShuffleTest:
     """The same with every answer put to the question that stands ``by`` places after its own, or before if negative."""
+    return shuffle_test(*_moved(said, shown, by))
+
+
+def common_when_moved(said: Sequence[Set[str]], shown: Sequence[Set[str]], by: int) -> int:
+    """How many elements are common then, without the test, which takes much longer."""
+    return sum(len(here & there) for here, there in zip(*_moved(said, shown, by), strict=True))
+
+
+def _moved(
+    said: Sequence[Set[str]], shown: Sequence[Set[str]], by: int
+) -> tuple[Sequence[Set[str]], Sequence[Set[str]]]:
     if by > 0:
-        return shuffle_test(said[:-by], shown[by:])
-    return shuffle_test(said[-by:], shown[:by]) if by else shuffle_test(said, shown)
+        return said[:-by], shown[by:]
+    return (said[-by:], shown[:by]) if by else (said, shown)
