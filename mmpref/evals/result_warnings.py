@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from mmpref.evals.benchmarks.contract import Item, Items, is_unread
-from mmpref.evals.shuffle_test import common_when_moved, moved, shuffle_test
+from mmpref.evals.files.question_rows import YES_NO
+from mmpref.evals.shuffle_test import common_when_moved, moved, shuffle_test, together
 from mmpref.evals.text.content_words import content_words
 from mmpref.records import Answer, ResultWarning
 
@@ -229,8 +230,10 @@ def _other_order(asked: Items) -> Iterator[ResultWarning]:
     read = _labelled(asked)
     if len(read) < _FEWEST or _all_read_alike(asked):
         return
-    sets: Sets = [{str(item["read"])} for item in read], [{str(item["label"])} for item in read]
-    test = shuffle_test(*sets)
+    sets = _said_and_right(read)
+    # a letter is never right for a question of yes or no: answers are dealt out among questions of their kind
+    kinds = [[item for item in read if (item["label"] in YES_NO) is kind] for kind in (True, False)]
+    test = together([shuffle_test(*_said_and_right(items)) for items in kinds if items])
     if test.reach < _CAN_TELL or test.sigmas >= _BY_CHANCE:
         return
     slipped = test.sigmas < -_BY_CHANCE
@@ -241,6 +244,10 @@ def _other_order(asked: Items) -> Iterator[ResultWarning]:
         f"in any order give ({test.expected / len(read):.1%}): guesses, or answers to other questions"
         f"{why}.{_shift(sets)}",
     )
+
+
+def _said_and_right(items: Items) -> Sets:
+    return [{str(item["read"])} for item in items], [{str(item["label"])} for item in items]
 
 
 def _shift(sets: Sets, what: str = "question") -> str:

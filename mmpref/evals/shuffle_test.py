@@ -75,6 +75,13 @@ def shuffle_test(said: Sequence[Set[str]], shown: Sequence[Set[str]]) -> Shuffle
     return ShuffleTest(common, expected, math.sqrt(max(0.0, squares) / (len(said) - 1)), most)
 
 
+def together(tests: Sequence[ShuffleTest]) -> ShuffleTest:
+    """Tests of parts as one test, whose answers are dealt out within their part."""
+    deviation = math.sqrt(sum(test.deviation**2 for test in tests))
+    common, most = sum(test.common for test in tests), sum(test.most for test in tests)
+    return ShuffleTest(common, sum(test.expected for test in tests), deviation, most)
+
+
 def moved(said: Sequence[Set[str]], shown: Sequence[Set[str]], by: int) -> ShuffleTest:
     """The same with every answer put to the question that stands ``by`` places after its own, or before if negative."""
     return shuffle_test(*_moved(said, shown, by))

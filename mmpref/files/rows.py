@@ -77,6 +77,10 @@ def load_rows(source: Source, what: str) -> list[Row]:
     where = str(source) if is_path(source) else what
     if rows is None:
         raise DataError(f"{where}: expected rows of JSON objects, got {type(content).__name__}")
+    if len(rows) > 1 and all(isinstance(row, Path) for row in rows):
+        raise DataError(
+            f"{where}: {len(rows)} files, {rows[0]} and others; this is one file: write their rows into one"
+        )
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
             raise DataError(f"{where}, row {number}: expected a JSON object, got {short(row)}")
@@ -138,7 +142,7 @@ def texts_of(row: Row, key: str, where: str) -> tuple[str, ...]:
 
 def shown_keys(row: Row) -> str:
     """The first keys of a row, for a message."""
-    names = [str(key) for key in row]
+    names = [str(key) for key in row] or ["no keys"]
     return ", ".join(names[:_SHOWN_KEYS]) + (
         f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
     )
@@ -177,7 +181,8 @@ def choose(value: str, known: Iterable[str], what: str) -> str:
         return value
     near = difflib.get_close_matches(value, names, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ConfigError(f"unknown {what} '{value}' (known: {', '.join(names)}){hint}")
+    shown = f"known: {', '.join(names)}" if names else "there is none"
+    raise ConfigError(f"unknown {what} '{value}' ({shown}){hint}")
 
 
 def short(value: object) -> str:

@@ -78,7 +78,8 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     refuse_repeated_ids(zip(places, (sample.id for sample in samples), strict=True), "question_id")
     pairs = (f"{sample.meta['img_id']} with {sample.meta['object']}" for sample in samples)
     refuse_repeated_ids(zip(places, pairs, strict=True), "image and object")
-    if missing := [label for label in _HALVES.values() if not any(sample.target == label for sample in samples)]:
+    halves = {sample.target for sample in samples}
+    if samples and (missing := [label for label in _HALVES.values() if label not in halves]):
         where = source if is_path(source) else "questions"
         raise DataError(
             f"{where}: no question has the answer {missing[0]!r}, and DASH-B has as many of both; {_BOTH}, or all rows "

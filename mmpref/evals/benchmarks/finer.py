@@ -60,13 +60,13 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
             follow each other are no pair.
     """
     placed = placed_rows(source, PARTS)
-    _refuse_repeated(placed)
     several = len({one.part for one in placed}) > 1
     numbers: dict[str, int] = {}
     samples = []
     for one in placed:
         numbers[one.part] = number = numbers.get(one.part, 0) + 1
         samples.append(_sample(one, f"{one.part}/{number}" if several else str(number)))
+    _refuse_repeated(placed)
     by_part: dict[str, list[tuple[str, EvalSample]]] = {}
     for one, sample in zip(placed, samples, strict=True):
         by_part.setdefault(one.part, []).append((one.where, sample))

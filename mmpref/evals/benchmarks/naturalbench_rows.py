@@ -191,11 +191,11 @@ def _label(row: Row, kind: str, where: str) -> str:
     """The right answer: yes or no, A or B."""
     key = str(row.get("label_key", "answer"))
     if kind == YES_NO:
-        return yes_no_label({key: row["answer"]}, key, where)
+        return yes_no_label({} if row["answer"] is None else {key: row["answer"]}, key, where)
     label = row["answer"]
     letter = label.strip().upper() if isinstance(label, str) else ""
     if letter not in WORDS[CHOICE]:
-        raise DataError(f"{where}: {key} is {short(label)}; expected 'A' or 'B'")
+        raise DataError(f"{where}: {key} is {'missing' if label is None else short(label)}; expected 'A' or 'B'")
     return letter
 
 

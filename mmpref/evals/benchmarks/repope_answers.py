@@ -21,13 +21,15 @@ from mmpref.evals.files.layouts import READ_AS
 from mmpref.evals.files.question_words import ASKED, asked_text, content
 from mmpref.evals.files.rows import Saved
 from mmpref.files.rows import Row, Source, as_id, is_path, load_json
-from mmpref.records import EvalSample, user_turn
+from mmpref.records import EvalSample, ResultWarning, user_turn
 
 POPE_LABEL = "pope_label"
 """Key of POPE's label of a question, where it is known."""
 OF_POPE = 3000
 """How many questions each of POPE's splits has."""
 _QUESTION = re.compile(r"is there an? (.+?) in the im\w+\?", re.IGNORECASE)
+_MOST_REMOVED = 0.15  # 316 of 3,000 are 10.5 %
+_FEW = 10
 _REMOVED = "Is there"  # what is known of the words of a question that was removed
 _PROMPT_KEYS = ("question", "input", "prompt", "query", "instruction")
 
@@ -64,7 +66,22 @@ def load_repope_answers(source: Source, samples: Sequence[EvalSample], options: 
     answers = [answer for answer in named if answer.id not in gone]
     left = len(named) - len(answers) + without.left_out
     note = f"{left:,} answers to questions of POPE that RePOPE removed are left out"
-    return replace(saved, answers=answers, notes=(*saved.notes, *([note] if left else [])))
+    warnings = _too_many_left_out(left, len(named) + without.left_out)
+    notes = (*saved.notes, *([note] if left else []))
+    return replace(saved, answers=answers, notes=notes, warnings=(*saved.warnings, *warnings))
+
+
+def _too_many_left_out(left: int, of: int) -> tuple[ResultWarning, ...]:
+    """A warning where RePOPE did not remove as many questions as there are answers without one."""
+    if left <= max(_FEW, _MOST_REMOVED * of):
+        return ()
+    return (
+        ResultWarning(
+            "questions_in_part",
+            f"{left:,} of {of:,} answers are to none of these questions, and RePOPE removed 226, 273 and 316 of the "
+            "3,000 of POPE's splits: the file of questions seems to be a part",
+        ),
+    )
 
 
 def _respelled(row: Row) -> Row:

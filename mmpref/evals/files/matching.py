@@ -20,11 +20,13 @@ from mmpref.evals.files.layouts import layout_of, place_of
 from mmpref.evals.files.question_words import asked_text, content
 from mmpref.evals.files.row_ids import IdRules, RowIds, numbers_to_ids
 from mmpref.evals.files.row_order import NOT_CONFIRMED, by_order, fits, unconfirmed_order
-from mmpref.evals.files.rows import Saved, answer_text, cut_by_length, text_key
+from mmpref.evals.files.rows import LABEL_OR_TEXT, Saved, answer_text, cut_by_length, text_key
 from mmpref.files.rows import Row, row_id
 from mmpref.records import Answer, EvalSample
 
 _USUAL = IdRules()
+_OF_AN_ANSWER = frozenset(("id", "question_id", "index", "question", "prompt", LABEL_OR_TEXT))
+_FEW = 4  # answers that may all be right by chance, and word for word
 
 
 def match(
@@ -65,7 +67,25 @@ def match(
         ways.setdefault(way)
         answers += [_answer(name, row, place, by_id.get(name)) for name in names]
     notes = evidence.refuse_others()
+    _refuse_labels(rows, answers, by_id, where)
     return Saved(answers + asked.repeated(answers), read_as=_read_as(layout, rows, ways), notes=notes)
+
+
+def _refuse_labels(rows: Sequence[Row], answers: Sequence[Answer], by_id: Mapping[str, EvalSample], where: str) -> None:
+    """Refuse the questions themselves in the place of answers: the label may stand under the name of an answer.
+
+    Raises:
+        DataError: rows that show more than question and answer have the label of their question under it, all of them.
+    """
+    if len(rows) < _FEW or not all(text_key(row) == LABEL_OR_TEXT and row.keys() - _OF_AN_ANSWER for row in rows):
+        return
+    targets = [sample.target if (sample := by_id.get(answer.id)) is not None else None for answer in answers]
+    said = [answer.text.strip(" ().").casefold() for answer in answers]
+    if all(isinstance(target, str) and target.casefold() == text for target, text in zip(targets, said, strict=True)):
+        raise DataError(
+            f"{where}: '{LABEL_OR_TEXT}' is the label of the question in all {len(rows)} rows: these are the "
+            "questions, and not answers to them; give the file that the model wrote, with what it said as 'text'"
+        )
 
 
 def _in_order(rows: Sequence[Row], ordered: Sequence[EvalSample], where: str, how: str) -> Saved:

@@ -28,7 +28,8 @@ TEXT_KEYS = (
     "generated_text",
     "pred",
 )
-_LABEL_OR_TEXT = "answer"  # in a row that has one of the others it is the label
+LABEL_OR_TEXT = "answer"
+"""A key of answers, which is the label in a row that has one of the others."""
 _CUT = ("length", "max_tokens")  # what servers give as the reason why an answer ends where it does
 
 
@@ -64,8 +65,8 @@ def load_answers(source: Source) -> list[Answer]:
 def text_key(row: Row, asked: str = "") -> str | None:
     """The key under which a row has its answer, None when there is none."""
     keys = [key for key in TEXT_KEYS if key in row]
-    if _LABEL_OR_TEXT in row and all(_is_question(row[key], asked) for key in keys):
-        return _LABEL_OR_TEXT
+    if LABEL_OR_TEXT in row and all(_is_question(row[key], asked) for key in keys):
+        return LABEL_OR_TEXT
     return next((key for key in keys if not _is_question(row[key], asked)), keys[0] if keys else None)
 
 
@@ -86,7 +87,7 @@ def answer_text(row: Row, where: str, *, asked: str = "") -> str:
         raise DataError(f"{where}: {key} is {short(text)}; expected text (an empty answer is an empty string)")
     for other in TEXT_KEYS:
         said = row.get(other)
-        if isinstance(said, str) and said != text and key != _LABEL_OR_TEXT and not _is_question(said, asked):
+        if isinstance(said, str) and said != text and key != LABEL_OR_TEXT and not _is_question(said, asked):
             raise DataError(
                 f"{where}: {key} {short(text)} and {other} {short(said)} are two different answers; leave one key out"
             )

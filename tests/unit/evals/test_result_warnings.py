@@ -156,6 +156,41 @@ def test_bare_answers_in_another_order():
     assert told(rows, texts) == ["no_better_than_shuffle"]
 
 
+def test_letters_and_words_are_dealt_out_among_their_own_questions():
+    """That no letter answers a question of yes or no is no skill: NaturalBench asks for both."""
+    rng = random.Random(2)
+    rows = [
+        {
+            "Index": number,
+            "Question_0": f"Is {number} a bird?",
+            "Question_1": f"Is {number} a fish?",
+            "Image_0": "a.jpg",
+            "Image_1": "b.jpg",
+            "Question_Type": "multiple_choice" if number % 2 else "yes_no",
+            **{
+                f"Image_{image}_Question_{question}": ("AB" if number % 2 else ("Yes", "No"))[image ^ question]
+                for image in (0, 1)
+                for question in (0, 1)
+            },
+        }
+        for number in range(40)
+    ]
+    guesses = [
+        {"id": f"{row['Index']}/{place}", "text": rng.choice("AB" if row["Index"] % 2 else ("Yes", "No"))}
+        for row in rows
+        for place in ("q0_i0", "q0_i1", "q1_i0", "q1_i1")
+    ]
+    right = [
+        {
+            **answer,
+            "text": rows[int(answer["id"].split("/")[0])][f"Image_{answer['id'][-1]}_Question_{answer['id'][-4]}"],
+        }
+        for answer in guesses
+    ]
+    assert codes(score("naturalbench", rows, guesses, resamples=10)) == ["no_better_than_shuffle"]
+    assert codes(score("naturalbench", rows, right, resamples=10)) == []
+
+
 @pytest.mark.parametrize("by", [1, -2])
 def test_sentences_that_slipped_by_a_row_say_by_how_many(by):
     rows = pope()

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from mmpref.evals.shuffle_test import moved, shuffle_test
+from mmpref.evals.shuffle_test import moved, shuffle_test, together
 
 
 def by_all_orders(said, shown):
@@ -26,6 +26,20 @@ def test_mean_and_deviation_are_those_of_all_orders(seed):
     assert found.expected == pytest.approx(mean)
     assert found.deviation == pytest.approx(deviation)
     assert found.common == sum(len(here & there) for here, there in zip(said, shown, strict=True))
+
+
+def test_parts_together_are_dealt_out_within_themselves():
+    said, shown = [{"1"}, {"2"}, {"2"}, {"a"}, {"b"}], [{"1"}, {"2"}, {"1"}, {"b"}, {"a"}]
+    found = together([shuffle_test(said[:3], shown[:3]), shuffle_test(said[3:], shown[3:])])
+    first, second = (list(itertools.permutations(part)) for part in (said[:3], said[3:]))
+    counts = [
+        sum(len(here & there) for here, there in zip(one + other, shown, strict=True))
+        for one in first
+        for other in second
+    ]
+    assert (found.common, found.most) == (2, 5)
+    # the spread of a part is over its places less one, as Hoeffding's variance is that of all orders
+    assert (found.expected, found.deviation) == (pytest.approx(np.mean(counts)), pytest.approx(np.std(counts)))
 
 
 def test_answers_that_fit_have_skill_one_and_those_that_are_alike_tell_nothing():

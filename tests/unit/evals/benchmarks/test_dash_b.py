@@ -136,6 +136,12 @@ def test_parquet_files_have_the_images_in_them(tmp_path):
         load_samples("dash_b", tmp_path)
 
 
+def test_a_file_without_rows_is_called_so(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("\n", encoding="utf-8")
+    with pytest.raises(DataError, match="4 answers and no questions: the source of the questions is empty"):
+        score("dash_b", tmp_path / "rows.jsonl", by_id(SAID))
+
+
 def test_half_of_the_lists_and_other_files_are_refused(folder, tmp_path):
     with pytest.raises(DataError, match="no question has the answer 'yes'"):
         score("dash_b", folder / "dash_benchmark_neg.json", by_id(SAID))

@@ -176,6 +176,33 @@ def test_the_official_number_stands_beside_ours(name, tmp_path):
     assert set(beside["official"].metrics) & set(ours.metrics)
 
 
+@pytest.mark.parametrize("name", ["dash_b", "mmvp", "naturalbench", "hallusionbench", "mmhal"])
+def test_several_files_where_one_is_read_are_called_so(name, tmp_path):
+    questions, answers, options = arguments(name, tmp_path)
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for file, half in zip(files, (answers[::2], answers[1::2]), strict=True):
+        file.write_text("\n".join(map(json.dumps, half)), encoding="utf-8")
+    with pytest.raises(DataError, match=r"answers: 2 files, .*a\.jsonl and others; this is one file: write their rows"):
+        score(name, questions, files, **options)
+
+
+def test_the_questions_are_no_answers_to_themselves(tmp_path):
+    """DASH-B's rows and VLMEvalKit's have the label under a name that answers have too."""
+    rows = load("dash_b")["questions"]
+    with pytest.raises(DataError, match=rf"'answer' is the label of the question in all {len(rows)} rows: these are"):
+        score("dash_b", rows, rows)
+    table = [
+        {"index": n, "question": f"Which {(n + 1) // 2}?", "A": "dog", "B": "cat", "answer": "AB"[n % 2]}
+        for n in range(1, 9)
+    ]
+    with pytest.raises(DataError, match="'answer' is the label of the question in all 8 rows"):
+        score("mmvp", table, table)
+    said = [{**row, "text": row["answer"]} for row in rows]  # a model that is always right
+    assert score("dash_b", rows, said, resamples=5).metrics["accuracy"] == 1
+    wrong = [{**rows[0], "answer": "hm"}, *rows[1:]]
+    assert score("dash_b", rows, wrong, resamples=5).n_unparsed == 1
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_options_and_protocols_that_are_unknown_are_refused(name):
     with pytest.raises(ConfigError, match=f"unknown option of {name} 'no_such_option'"):
@@ -267,11 +294,12 @@ def calls_of(function):
 
 def test_twice_as_many_answers_are_twice_the_work():
     def score_pope(n):
+        numbers = range(10_000 * n, 10_000 * n + n)  # what is kept of a question that was read is of no use to others
         questions = [
             {"question_id": i, "image": f"{i // 18}.jpg", "text": f"Is there a {i}?", "label": "no" if i % 2 else "yes"}
-            for i in range(n)
+            for i in numbers
         ]
-        answers = [{"id": i, "text": "**No**, there is none." if i % 3 else "Yes, but"} for i in range(n)]
+        answers = [{"id": i, "text": "**No**, there is none." if i % 3 else "Yes, but"} for i in numbers]
         assert score("pope", questions, answers, resamples=5).n == n
 
     score_pope(10)  # what is done once

@@ -91,6 +91,19 @@ def test_answers_to_removed_questions_are_left_out_and_counted():
     assert not any("left out" in note for note in without.notes)
 
 
+def test_a_part_of_the_questions_is_warned_of():
+    """RePOPE removed one question of nine to thirteen; an answer file with many more has other questions missing."""
+    rows = [
+        {"question_id": n, "image": f"{n}.jpg", "text": f"Is there a thing {n} in the image?", "label": label}
+        for n, label in enumerate(["yes", "no"] * 50, 1)
+    ]
+    answers = texts(*(row["label"] for row in rows))
+    codes = {
+        kept: [w.code for w in score("repope", rows[:kept], answers, resamples=5).warnings] for kept in (89, 85, 84, 50)
+    }
+    assert codes == {89: [], 85: [], 84: ["questions_in_part"], 50: ["questions_in_part"]}
+
+
 def advised(text):
     """The option that a message writes between backticks, as the command line reads it."""
     return parse_options(shlex.split(re.search(r"`(pope=[^`]+)`", text)[1]), texts=text_options("repope"))
