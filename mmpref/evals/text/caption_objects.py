@@ -7,13 +7,15 @@ from typing import TypeAlias
 
 from mmpref.evals.text.caption_words import CaptionWords, cut, given
 from mmpref.evals.text.context_words import AFTER_VERBS, VERBS_AFTER_NOUNS
+from mmpref.evals.text.implied import IMPLYING, implied
 from mmpref.evals.text.joined_words import NO_OBJECT, QUALIFIED
 from mmpref.evals.text.lookalikes import lookalikes, object_word
 from mmpref.evals.text.mention_context import reasons
 from mmpref.evals.text.mentions import Extractor, Mention, NotCounted, Reading, Tokenize
 from mmpref.evals.text.reasons import DEPICTED, NEGATED, POSSIBLE
 from mmpref.evals.text.vocabulary import Vocabulary
-from mmpref.evals.text.word_senses import IMPLYING, Place, implied, other_sense
+from mmpref.evals.text.word_place import Place
+from mmpref.evals.text.word_senses import other_sense
 
 _Found: TypeAlias = tuple[str, int, int, str]
 """A word or several as one, the place of the first, how many, and why it is no object, "" if it may be one."""

@@ -79,7 +79,7 @@ OF_LACK = {
 """Word -> the words that must follow it: what comes after both is not there."""
 GONE = _words("missing absent gone nowhere")
 """After "is" or "are": the subject is not there."""
-REMOVED = _words("eaten removed replaced stolen sold demolished towed")
+REMOVED = _words("expected eaten removed replaced stolen sold demolished towed")
 """After "has been": the subject is not there."""
 LEFT = _words("left gone checked stepped moved departed already just")
 """After "may have"."""
@@ -87,13 +87,16 @@ HAS_LEFT = _words("left gone vanished disappeared departed driven flown")
 """After "has": the subject is not there."""
 ONCE = _words("stood was were had lay hung lived sat")
 """After "once": not any more."""
-WISHING = _words("wish wishes wished wishing wants want dreams pretends pretending pretend imagines")
+WISHING = _words(
+    "expect expects expected wish wishes wished wishing wants want dreams pretends pretending pretend imagines"
+)
 GIVEN_UP = _words(
     "forbids prohibits bans forbidding prohibiting banning forgot forgotten lost stole declined refused refuses forgets"
 )
 """Verbs of things that are not there."""
 TELLING = _words(
-    "book movie film story article documentary song poem show video magazine lecture lesson news talk sign"
+    "book movie film poster flyer leaflet story article documentary song poem show video magazine lecture lesson news "
+    "talk sign"
 )
 """Before "about"."""
 STANDS = _words("stands lies sits hangs is are stand lie sit hang was were")
@@ -129,7 +132,7 @@ AWAITED = {
     "symbol": "of", "yield": "to", "belonging": "to", "belongs": "to", "owned": "by", "left": "by", "used": "by",
     "made": "by",
     "taken": "by", "written": "by", "built": "by", "photo": "by", "picture": "by", "shot": "by", "recipe": "for",
-    "closed": "to",
+    "closed": "to", "mistaken": "for",
 }  # fmt: skip
 """Word -> the words of which one must follow: what comes after is not said to be there."""
 READYING = _words("ready preparing prepares prepared waiting hoping planning wanting wants hopes plans used supposed")
@@ -140,16 +143,21 @@ MEANT_FOR = _words(
 )
 """After "to": a bare plural is nobody in particular."""
 FOR_ANYBODY = _words(
-    "for allow allows allowing let lets letting enable enables enabling invite invites inviting encourage encourages "
-    "encouraging help helps helping attract attracts attracting protect protects accommodate accommodates where"
+    "entertain entertaining welcoming for allow allows allowing let lets letting enable enables enabling invite "
+    "invites inviting encourage encourages encouraging help helps helping attract attracts attracting protect "
+    "protects accommodate accommodates where"
 )
 """Before a bare plural: "for people", "allowing passengers to"."""
+ROLES = _words(
+    "guest guests visitor visitors diner diners customer customers patron patrons passersby passerby someone anyone"
+)
+"""People who are more often thought of than seen: "a table for the guests"."""
 CLAUSE_STARTS = _words(
     "and but while with which who as although though giving creating adding making because since whereas so there "
     "surrounded this it he she they"
 )
 """After a comma: what was possible before it ends here."""
-CLAUSE_BREAKS = _words("but because while whereas although though")
+CLAUSE_BREAKS = _words("but yet because while whereas although though")
 
 # --- nouns or verbs ---------------------------------------------------------------------------------------------------
 AFTER_VERBS = _words("the a an his her their its for up down through over into together hard them him it")
@@ -164,7 +172,7 @@ VERBS_AFTER_NOUNS = _words(
 # --- comparisons ------------------------------------------------------------------------------------------------------
 SEEMING = _words("look looks looking looked seems seem something is are feel feels smells sounds shaped more much")
 """Before "like a dog": more than a comparison, or the matter of another rule."""
-TRACES = _words("tracks footprint footprints pawprint pawprints shadow shadows imprint outline juice smell sound")
+TRACES = _words("ghost tracks footprint footprints pawprint pawprints shadow shadows imprint outline juice smell sound")
 
 # --- depictions -------------------------------------------------------------------------------------------------------
 ARTWORKS = _words(
@@ -210,7 +218,7 @@ PRINTED = _words(
 PRINTED_ON = _words("on onto in into upon along across over")
 ARTIFACTS = _words("balloon toy cake cookie lamp kite robot cloud statue sculpture costume mask vase teapot")
 """Before \"that looks like a dog\": the dog is a shape."""
-TOYS = _words("toy toys plush cartoon animated lego origami fake pretend crocheted knitted imaginary carved")
+TOYS = _words("invisible toy toys plush cartoon animated lego origami fake pretend crocheted knitted imaginary carved")
 """Before a thing, also with a word between: "a toy fire truck"."""
 STATUE_MATERIALS = _words(
     "plastic inflatable wooden bronze ceramic porcelain stone metal marble concrete paper cardboard wire stuffed iron "
@@ -239,3 +247,12 @@ WRITTEN = _words(
     "message name"
 )
 """Before a quotation: what it says is text, not a thing."""
+
+# --- what a caption is about ------------------------------------------------------------------------------------------
+ANIMAL_WORDS = _words(
+    "bird cat dog horse sheep cow elephant bear zebra giraffe calf cub kitten puppy duck goose swan lamb foal animal "
+    "goat pony penguin duckling gosling lion tiger deer monkey"
+)
+PEOPLE_WORDS = _words(
+    "man woman boy girl people person child player he she rider kid lady guy athlete passenger student tourist team"
+)

@@ -41,6 +41,8 @@ def artwork(scopes: Scopes, at: int) -> None:
     after = scopes.next_word(at + 1)
     if after in ("that", "which") and scopes.next_word(at + 2) in table.SHOWN_BY:
         at, after = at + 1, scopes.next_word(at + 2)
+    if word in table.PHOTOS and after == "frame":
+        _mark_what_is_on(scopes, at)  # "the horse in the picture frame"
     if word in table.PHOTOS and _is_this_picture(scopes, at):
         return
     if word in table.SOLID:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from mmpref.evals.text import context_words as table
+from mmpref.evals.text.caption_words import STOP
 from mmpref.evals.text.reasons import DEPICTED, NEGATED, POSSIBLE
 from mmpref.evals.text.scopes import Rules, Scopes
 from mmpref.evals.text.singular import singular
@@ -119,6 +120,22 @@ def following(scopes: Scopes, at: int) -> None:
     """ "none of the following: cars, trucks"."""
     if {"not", "no", "none", "neither", "without", "lacks"} & {*scopes.raw[max(0, at - 6) : at]}:
         scopes.mark(at + 1, scopes.clause_end(at + 1), NEGATED)
+
+
+def but_it_is(scopes: Scopes, at: int) -> None:
+    """ "it seems to be a cat, but it is a raccoon"."""
+    if scopes.word(at + 1) in ("it", "this", "that") and scopes.word(at + 2) in ("is", "s", "turns", "was"):
+        for place in range(at - 1, max(-1, at - 12), -1):
+            if scopes.raw[place] in ("seems", "seem", "appears", "looks", "thought"):
+                scopes.mark(place + 1, at, NEGATED)
+            if scopes.breaks[place] == STOP:
+                return
+
+
+def at_home(scopes: Scopes, at: int) -> None:
+    """ "the riders stayed home"."""
+    if scopes.word(at - 1) in ("stayed", "stays", "went"):
+        scopes.mark_subject(at - 1, NEGATED)
 
 
 def away(scopes: Scopes, at: int) -> None:
@@ -264,14 +281,18 @@ def out_of_view(scopes: Scopes, at: int) -> None:
     """ "is outside the frame", "are out of view": what is said to be there is not in the picture."""
     rest = " ".join(scopes.raw[at : at + 4])
     if re.match(r"(?:outside|out|beyond)(?: of)?(?: the)? (?:frame|view|sight|shot|picture|image|camera)", rest):
-        if scopes.is_after_be(at):
+        if scopes.begins_sentence(at):
+            scopes.mark(at + 1, scopes.clause_end(at + 1, at_comma=True), POSSIBLE)
+        elif scopes.is_after_be(at):
             scopes.mark_subject(at - 1, POSSIBLE)
         elif scopes.word(at - 1) in ("somewhere", "just"):
             scopes.mark_subject(at - 2, POSSIBLE)
 
 
 RULES: Rules = (
+    ({"but", "yet"}, but_it_is),
     ({"away"}, away),
+    ({"home"}, at_home),
     ({"used"}, used_to),
     ({"following"}, following),
     (frozenset({"outside", "out", "beyond"}), out_of_view),

@@ -13,6 +13,8 @@ def might(scopes: Scopes, at: int) -> None:
     """ "might be a dog", and the subject of "there might be" and "a dog might be outside"."""
     if scopes.word(at) in ("could", "may") and scopes.word(at + 1) == "be" and scopes.word(at + 2) in table.SEEN:
         return
+    if scopes.word(at + 1) == "be" and at + 2 < scopes.size and scopes.breaks[at + 2]:
+        return  # 'a caption might be, "A dog ..."'
     scopes.mark(at + 1, scopes.clause_end(at + 1), POSSIBLE)
     place = scopes.word(at + 2)
     if scopes.word(at - 1) in ("that", "which", "who") and place in ("outside", "out", "beyond"):
@@ -95,6 +97,10 @@ def for_anybody(scopes: Scopes, at: int) -> None:
     if scopes.word(at) == "for" and scopes.word(at - 1) in ("is", "are"):  # "the lower level is for the passengers"
         scopes.mark_nouns(start, POSSIBLE)
         return
+    role = start + 1 if scopes.next_word(start) in ("the", "any", "every", "all") else start
+    if scopes.next_word(role) in table.ROLES:  # "for the guests", "inviting someone"
+        scopes.mark_nouns(start, POSSIBLE, articles=False)
+        return
     end = scopes.noun_end(start)
     if end == start or scopes.word(start) in table.DETERMINERS or not _is_bare_plural(scopes, start, end):
         return
@@ -127,7 +133,14 @@ def picks_up(scopes: Scopes, at: int) -> None:
             scopes.mark_nouns(end, POSSIBLE)
 
 
+def someone_did(scopes: Scopes, at: int) -> None:
+    """ "an umbrella that someone has left": who did it may be gone."""
+    if scopes.next_word(at + 1) in ("has", "had"):
+        scopes.mark(at, at + 1, POSSIBLE)
+
+
 RULES: Rules = (
+    ({"someone", "somebody"}, someone_did),
     ({"pick", "drop"}, picks_up),
     (table.FOR_ANYBODY, for_anybody),
     (frozenset(table.AWAITED), awaited),

@@ -7,13 +7,13 @@ every word, as in "toy car" and "bus stop", is in ``mention_context.py`` and ``l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 
 from mmpref.evals.text import context_words as table
-from mmpref.evals.text.caption_words import STOP, CaptionWords
+from mmpref.evals.text.noun_or_verb import VERBS, is_verb
 from mmpref.evals.text.reasons import COMPOUND, DEPICTED, OTHER_MEANING
 from mmpref.evals.text.singular import singular
+from mmpref.evals.text.word_place import Place
 
 
 def _set(text: str) -> frozenset[str]:
@@ -32,14 +32,7 @@ _BASEBALL = _set(
     "ball pitch game team uniform field plate hit hitting bat"
 )
 _SNOW = _set("snow ski snowy snowboard winter mountain slope kitchen oven boxing boxer motorcycle garden gardening")
-_ANIMALS = _set(
-    "bird cat dog horse sheep cow elephant bear zebra giraffe calf cub kitten puppy duck goose swan lamb foal animal "
-    "goat pony penguin duckling gosling lion tiger deer monkey"
-)
 _SMALL_ONES = _set("calf cub foal baby mother lamb duckling gosling chick")
-_PEOPLE = _set(
-    "man woman boy girl people person child player he she rider kid lady guy athlete passenger student tourist team"
-)
 _MEALS = _set(
     "plate dish meal sauce rice salad vegetable broccoli noodle fries soup meat served restaurant sandwich pizza tray "
     "dinner lunch cheese potato bread cooked delicious"
@@ -51,74 +44,17 @@ _SEATED_IN = _set(
 _COMPUTING = _set("computer laptop keyboard monitor desk pad desktop mouse pc office screen")
 _MUSIC = _set("piano music musician synthesizer guitar band concert stage musical singer drum")
 _ACTING_AFTER_COUPLE = _set(
-    "sits stands walks rides poses enjoys looks shares holds has plays cuts kisses smiles dances posing who s lies "
-    "sleeps waits rests cutting getting"
-)
-_VERBS = _set(
-    "train tie bear book ski monitor sink duck bat fork seat man ram ship kite cup bowl nurse ball coach guard fan "
-    "pilot phone clock skate bottle boat ferry steer crow hawk father parent groom dove chair table bus skis jet cook "
-    "knife remote bench spoon park bed plane cab mother purse cow dog wolf ape toast cork"
-)
-_BEFORE_VERBS = _set("they we you i will would can could may might must should not he she who let please")
-_NOT_BEFORE_VERBS = _set(
-    "next close adjacent due similar attached connected near belongs leading leads according addition hooked tied "
-    "opposite parallel relative belonging access nearer closer beside back"
+    "share sit stand walk ride pose enjoy look hold have play cut kiss smile dance sleep wait rest eat sits stands "
+    "walks rides poses enjoys looks shares holds has plays cuts kisses smiles dances posing who s lies sleeps waits "
+    "rests cutting getting"
 )
 _INSIDE_WORDS = _set(
     "a an the one half whole sliced peeled fresh ripe cut each another this that single halved large small"
 )
 _AGENT_MACHINES = _set("record cd dvd music mp3 media cassette blu-ray video vcr")
-_LEANS_ON_ANIMALS = _set("mother father adult parent male female individual friend family couple sibling")
+_LEANS_ONANIMALS = _set("mother father adult parent male female individual friend family couple sibling")
 _YOUNG = _set("baby infant newborn youngster child")
 _PLACES = _set("store shop museum lover enthusiast showroom factory dealership exhibition")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a word stands: the words just before and after it, "" across a pause, and all words of the caption.
-
-    Args:
-        one: the words of the caption in the singular.
-    """
-
-    words: CaptionWords
-    first: int
-    last: int
-    one: frozenset[str]
-
-    def before(self, steps: int = 1) -> str:
-        """The word so many steps before, "" if the sentence pauses between."""
-        at = self.first - steps
-        if at < 0 or any(self.words.breaks[at + 1 : self.first + 1]):
-            return ""
-        return self.words.raw[at]
-
-    def after(self, steps: int = 1) -> str:
-        """The word so many steps after, "" if the sentence pauses between."""
-        at = self.last + steps
-        if at >= len(self.words.raw) or any(self.words.breaks[self.last + 1 : at + 1]):
-            return ""
-        return self.words.raw[at]
-
-    @property
-    def written(self) -> str:
-        """The word as the caption writes it, in lower case."""
-        return self.words.raw[self.first]
-
-    @property
-    def ends_its_noun(self) -> bool:
-        """Whether no noun follows that it could describe."""
-        after = self.after()
-        return not after or after in table.NOUN_PHRASE_ENDS or after.endswith("ing") or after == "s"
-
-    def sentence(self) -> list[str]:
-        """The words of its sentence in the singular, at most forty to each side."""
-        start, end = self.first, self.last + 1
-        while start > max(0, self.first - 40) and self.words.breaks[start] != STOP:
-            start -= 1
-        while end < min(len(self.words.raw), self.last + 40) and self.words.breaks[end] != STOP:
-            end += 1
-        return self.words.one[start:end]
 
 
 def other_sense(place: Place, word: str, name: str) -> str:
@@ -145,37 +81,10 @@ def other_sense(place: Place, word: str, name: str) -> str:
         return COMPOUND
     if _is_made(place, name):
         return DEPICTED
-    if word in _VERBS and place.first == place.last and _is_verb(place):
+    if word in VERBS and place.first == place.last and is_verb(place):
         return OTHER_MEANING
     rule = _SENSES.get(word)
     return OTHER_MEANING if rule is not None and rule(place) else ""
-
-
-IMPLYING = frozenset({"he", "she", "board", "pot"})
-_GROWING = frozenset({"plant", "flower", "tree", "fern", "cactus", "succulent", "palm", "geranium", "herb"})
-"""Words that imply an object which they do not name."""
-_BOARDS = {"surf": "surfboard", "snow": "snowboard", "skate": "skateboard"}
-
-
-def implied(words: CaptionWords, one: frozenset[str]) -> list[tuple[int, str, str]]:
-    """Places, words and names of objects that are implied: "she" is a person, the board of a surfer a surfboard.
-
-    "He" may be a dog in a caption of a dog. Each object comes once at most.
-    """
-    found: dict[str, tuple[int, str, str]] = {}
-    if one.isdisjoint(IMPLYING):
-        return []
-    for at, word in enumerate(words.one):
-        if word == "pot" and {"in", "inside"} & {*words.raw[max(0, at - 3) : at]}:
-            if _GROWING & {*words.one[max(0, at - 5) : at]}:
-                found.setdefault("potted plant", (at, word, "potted plant"))
-        elif word in ("he", "she") and one.isdisjoint(_ANIMALS):
-            found.setdefault("person", (at, word, "person"))
-        elif word == "board" and at and words.raw[at - 1] in ("his", "her", "their", "the", "a"):
-            for sport, name in _BOARDS.items():
-                if not one.isdisjoint({f"{sport}er", f"{sport}boarder", f"{sport}ing", f"{sport}boarding"}):
-                    found.setdefault(name, (at, word, name))
-    return [*found.values()]
 
 
 _SURROUNDINGS = _set("decoration design theme pattern picture image photo shaped sign")
@@ -207,32 +116,6 @@ def _is_made(place: Place, name: str) -> bool:
     material = made[links[0] + 1]
     solid = name in table.VEHICLES and material not in ("wood", "metal", "plastic", "wire")
     return material in table.MADE_OF and (solid or name in table.LIVING)
-
-
-def _is_verb(place: Place) -> bool:
-    """ "to tie the game", "two women train for", "passengers bear the heat", "he books a flight"."""
-    before, after, written = place.before(), place.after(), place.written
-    several = before == "people" or (singular(before) != before and before not in ("sports", "s"))
-    person = singular(before) in _PEOPLE or singular(before).endswith(("er", "man", "woman")) or before == "people"
-    if place.words.one[place.first] == "fork" and before in ("road", "path", "trail", "river"):
-        return True
-    if written in ("ski", "skis") and person and not after:
-        return True
-    if singular(written) == written:
-        if before == "to":
-            return place.before(2) not in _NOT_BEFORE_VERBS and (
-                after in table.AFTER_VERBS or after in ("in", "out", "on", "")
-            )
-        if before in _BEFORE_VERBS and before not in ("not", "he", "she"):
-            return True
-        if written == "guard" and before not in table.DETERMINERS and after in table.DEFINITE:
-            return True  # "a lion and a horse guard the gate"
-        return several and (after in table.AFTER_VERBS or (person and after == "to"))
-    if before in ("he", "she", "it", "who", "that", "which"):
-        return after in table.AFTER_VERBS or after == "in"
-    if not before or several or before in table.NOUN_PHRASE_ENDS or before in table.DETERMINERS:
-        return False
-    return after in ("the", "a", "an", "his", "her", "their", "its") or (person and after in table.AFTER_VERBS)
 
 
 # --- one rule for each word: whether it means something else here ----------------------------------------------------
@@ -306,22 +189,24 @@ def _two(place: Place) -> bool:
 
 
 def _family(place: Place) -> bool:
-    if place.after() == "of" and singular(place.after(2)) in _ANIMALS:
+    if place.after() == "of" and not table.ANIMAL_WORDS.isdisjoint(place.words.one[place.last + 1 : place.last + 7]):
         return True
-    return not place.ends_its_noun or _of_animals(place)
+    return _of_animals(place)
 
 
 def _of_animals(place: Place) -> bool:
     """Whether "the mother" is an elephant."""
-    if _ANIMALS.isdisjoint(place.one):
+    if table.ANIMAL_WORDS.isdisjoint(place.one):
         return False
-    if singular(place.after()) in _ANIMALS or place.before() in ("its", "their"):
+    if singular(place.after()) in table.ANIMAL_WORDS or place.before() in ("its", "their"):
         return True
-    return _PEOPLE.isdisjoint(place.one) and not (_SMALL_ONES - {singular(place.written)}).isdisjoint(place.one)
+    return table.PEOPLE_WORDS.isdisjoint(place.one) and not (_SMALL_ONES - {singular(place.written)}).isdisjoint(
+        place.one
+    )
 
 
 def _young_animal(place: Place) -> bool:
-    if _ANIMALS.isdisjoint(place.one) or not _PEOPLE.isdisjoint(place.one):
+    if table.ANIMAL_WORDS.isdisjoint(place.one) or not table.PEOPLE_WORDS.isdisjoint(place.one):
         return False
     return place.before() == "its" or not (_SMALL_ONES - {place.written}).isdisjoint(place.one)
 
@@ -412,6 +297,8 @@ _SPECTATING = _set("game stadium stand crowd cheering match team player arena co
 _SENSES: Mapping[str, Callable[[Place], bool]] = {
     "orange": _colour,
     "bat": _flying,
+    "chef": lambda place: place.after() == "s" and place.after(2) == "knife",
+    "model": lambda place: place.after() not in ("wears", "wearing", "walks", "walking", "poses", "posing"),
     **dict.fromkeys(("glove", "mitt"), _needs(_BASEBALL - {"plate", "field", "game"}, unless=_SNOW)),
     "pitcher": _needs(_BASEBALL - {"plate"}),
     "batter": _needs(_BASEBALL - {"plate"}),
