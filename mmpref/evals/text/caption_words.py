@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 from mmpref.evals.text.singular import singular
 
@@ -14,7 +15,6 @@ COMMA, STOP = ",", "."
 
 _STOPS = re.compile(r"[.!?;:\n()—–…\[\]{}]")
 _APOSTROPHES = ("'", "\N{RIGHT SINGLE QUOTATION MARK}")
-_NOT = {"t": "not"}  # "isn't" is cut into "isn" and "t"
 _ENDS_OF_NOT = {"n't", "n\N{RIGHT SINGLE QUOTATION MARK}t", "cannot"}
 
 
@@ -54,31 +54,19 @@ def lower(caption: str) -> str:
 def cut(caption: str) -> CaptionWords:
     """The words of a caption."""
     text = lower(caption)
-    raw: list[str] = []
-    breaks: list[str] = []
-    spans: list[tuple[int, int]] = []
-    questions: list[int] = []  # the word after each question mark
-    end = 0
-    for match in WORD.finditer(text):
-        start = match.start()
-        word = match.group()
-        gap = text[end:start]
-        if gap == " ":
-            breaks.append("")
-        else:
-            breaks.append(_break(gap))
-            if "?" in gap:
-                questions.append(len(raw))
-            if word == "t" and gap in _APOSTROPHES and raw and raw[-1].endswith("n"):
-                raw[-1] = raw[-1][:-1] or "n"
-                word = "not"
-        raw.append("not" if word == "cannot" else word)
-        end = match.end()
-        spans.append((start, end))
-    if "?" in text[end:]:
-        questions.append(len(raw))
-    one = [singular(word) for word in raw]
-    return CaptionWords(caption, raw, one, breaks, _asked(breaks, questions), spans)
+    raw = WORD.findall(text)
+    gaps = WORD.split(text)  # one before each word, and what stands after the last
+    edges = [*accumulate(map(len, chain.from_iterable(zip(gaps, raw, strict=False))))]
+    breaks = ["" if gap == " " else _break(gap) for gap in gaps[:-1]]
+    questions = [at for at, gap in enumerate(gaps) if "?" in gap] if "?" in text else []
+    if any(mark in text for mark in ("'t", "\N{RIGHT SINGLE QUOTATION MARK}t")):
+        for at, word in enumerate(raw):
+            if word == "t" and at and gaps[at] in _APOSTROPHES and raw[at - 1].endswith("n"):
+                raw[at - 1 : at + 1] = [raw[at - 1][:-1] or "n", "not"]
+    if "cannot" in text:
+        raw = ["not" if word == "cannot" else word for word in raw]
+    spans = [*zip(edges[::2], edges[1::2], strict=True)]
+    return CaptionWords(caption, raw, [*map(singular, raw)], breaks, _asked(breaks, questions), spans)
 
 
 def given(tokens: Sequence[str]) -> CaptionWords:

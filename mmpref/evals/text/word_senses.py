@@ -87,6 +87,7 @@ def other_sense(place: Place, word: str, name: str) -> str:
     return OTHER_MEANING if rule is not None and rule(place) else ""
 
 
+_CAKES = frozenset({"cake", "cupcake"})
 _SURROUNDINGS = _set("decoration design theme pattern picture image photo shaped sign")
 
 
@@ -97,21 +98,21 @@ def _is_made(place: Place, name: str) -> bool:
         return True
     if name in table.FOODS and "plastic" in before:
         return True
-    near = [place.after(step) for step in (1, 2, 3, 4, 5)]
-    if (
-        name in table.LIVING
-        and ("on", "top") in pairwise(near)
-        and not {"cake", "cupcake"}.isdisjoint(place.sentence())
-    ):
-        return True
+    if name in table.LIVING and not _CAKES.isdisjoint(place.one):  # "a cake with a bride and groom on top"
+        near = [place.after(step) for step in (1, 2, 3, 4, 5)]
+        if ("on", "top") in pairwise(near) and not _CAKES.isdisjoint(place.sentence()):
+            return True
     if name in table.VEHICLES - {"boat", "bicycle"} and not {"plastic", "wooden"}.isdisjoint(before):
         return True
     if name in table.VEHICLES and before[0] in ("model", "miniature") and before[1] not in (
         "older", "newer", "late", "latest", "new", "early", "old", "classic",
     ):  # fmt: skip
         return True
+    if "made" not in place.one:
+        return False
     made = [place.after(step) for step in (1, 2, 3, 4, 5, 6)]
-    if "made" not in made[:2] or not (links := [n for n, word in enumerate(made[:5]) if word in ("of", "from")]):
+    links = [n for n, word in enumerate(made[:5]) if word in ("of", "from")]
+    if "made" not in made[:2] or not links:
         return False
     material = made[links[0] + 1]
     solid = name in table.VEHICLES and material not in ("wood", "metal", "plastic", "wire")
