@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from mmpref.evals.text.yes_no.appearances import without_appearances
 from mmpref.evals.text.yes_no.words import word_set
 
 _BARE_CONTRACTIONS = {
@@ -66,6 +67,7 @@ _IDIOMS = [
     ("not only|not just|not merely|not simply",
      r"not (?:only|just|merely|simply)(?: is | are )(?=there\b)",
      "there is there "),
+    ("not only one|not just one|not merely one", r"not (?:only|just|merely|simply) one(?= |$)(?! but)", "several"),
     ("not only|not just|not merely|not simply", r"not (?:only|just|merely|simply)\b", ""),
     ("no problem|no worr|no wonder|no trouble|no big|no kidd",
      r"no (?:problem|worries|wonder|trouble|big deal|kidding)\b",
@@ -77,6 +79,9 @@ _IDIOMS = [
     ("more than one", r"more than one (?=\w)", "several "),
     ("not help|not miss", r"(?:can|could) not (?:help but|miss)\b", "see"),
     ("nothing", r"nothing (?:but|except|other than|more than)\b", "only"),
+    ("not be any|not be some", r"(?:can|could) not be (?:anything|something) but\b", "is"),
+    ("thing but", r"i (?:can )?see (?:anything|everything) but\b", "i do not see"),
+    ("thing but", r"(?:shows?|contains?) (?:anything|everything) but\b", "does not show"),
     ("but", r"(?:anything|everything) but\b", "not"),
     ("not to mention", r"not to mention\b", "and"),
     ("whether or not", r"whether or not\b", "whether"),
@@ -85,7 +90,7 @@ _IDIOMS = [
     ("no-one", r"no-one\b", "nobody"),
     ("not seem|not appear|not look", r"(?:does|do|did) not (?:seem|appear|look)(?: to)? be\b", "is not"),
     ("not seem|not appear|not look",
-     r"(?:does|do|did) not (?:seem|appear|look) (?:to|like)\b(?! it\b| that\b|$)",
+     r"(?:does|do|did) not (?:seem|appear|look) (?:to|like)\b(?! it\b| that\b| there\b|$)",
      "does not"),
     ("like",
      r"(?<!\w )(?:it|this|that|what|there) (?:clearly |certainly |really |very much |definitely |kind of "
@@ -110,6 +115,22 @@ _IDIOMS = [
     ("anymore|any more", r"any ?more\b", ""),
     ("no longer", r"(?:is|are) no longer\b", "perhaps"),
     ("no longer", r"no longer\b", "perhaps"),
+    ("not impossible|not at all|not inconc|not unthink|not out", r"not (?:at all )?(?:impossible|inconceivable"
+     r"|unthinkable|out of the question)\b", "possible"),
+    ("nowhere|at no point|in no part",
+     r"(?:nowhere|at no point|in no part)(?: (?:in|of|on) (?:the|this) \w+)? (?:is|are)(?: there)?\b",
+     "there is not"),
+    ("nowhere|at no point|in no part",
+     r"(?:nowhere|at no point|in no part)(?: (?:in|of|on) (?:the|this) \w+)? (?:do|can|could|did) (?=i |we |you )",
+     "never "),
+    ("never", r"never (?:i|we|you) (?=see|find|spot|notice|detect)", "i do not "),
+    ("miss|overlook", r"(?:nobody|none) (?:can|could|would) (?:miss|overlook)\b", "i see"),
+    ("overlook|ignore", r"(?:can|could) not (?:be )?(?:overlook|ignore)(?:ed|d)?\b", "see"),
+    ("not be missed|not be denied", r"(?:can|could) not be (?:missed|denied)\b", "is visible"),
+    ("you|in question",
+     r"(?:(?:that |which )?you (?:are |were |have |had )?(?:mention(?:ed)?|ask(?:ed|ing)? (?:about|for)|described?)"
+     r"|in question)(?= (?:is|are|was|were|can|could|does|do|has)\b)",
+     ""),
     ("under no circumstances", r"under no circumstances\b", "never"),
     ("no matter", r"no matter\b", "whatever"),
     ("so far", r"so far\b", ""),
@@ -155,8 +176,8 @@ def words_of(text: str) -> list[str]:
             written.append(token)
         else:
             written += _written_out(token, written[-1] if written else "")
-    line = " ".join(written)
-    changed = False
+    line = without_appearances(spoken := " ".join(written))
+    changed = line is not spoken
     for needles, pattern, plain in _READY_IDIOMS:
         if any(needle in line for needle in needles):
             line, count = pattern.subn(plain, line)
@@ -196,12 +217,13 @@ def clauses_of(text: str) -> tuple[tuple[str, ...], ...]:
         after = words[index + 1] if index + 1 < len(words) else ""
         if word in _MARKS or word in _JOINTS:
             finish()
-            if word in {"although", "though"}:
-                current.append(word)  # what follows is only conceded
+            if word in {"although", "though", "unlike"}:
+                current.append(word)  # what follows is only conceded, or compared
             continue
         if (
             word in _BEGINNERS
             and current
+            and current[0] != "except"
             and (current[-1] == "," or (current[-1] == "and" and word not in {"only", "just"}))
         ):
             finish()

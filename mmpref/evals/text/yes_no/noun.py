@@ -228,6 +228,21 @@ def is_restricted(words: Sequence[str], after: int, thing: Thing) -> bool:
     return False
 
 
+_TAKEN_AWAY = word_set("removed erased deleted photoshopped edited cropped cut")
+
+
+def _is_taken_away(words: Sequence[str], verb: int, place: int) -> bool:
+    """Whether the noun before this verb is gone, or was edited out of the image."""
+    told = [word for word in words[place : place + 6] if word not in {"been", "being"} and word not in ADVERBS]
+    if told[:1] == ["gone"]:
+        return words[verb] in BE_WORDS and len(told) == 1
+    if told[:1] == [] or told[0] not in _TAKEN_AWAY:
+        return False
+    if told[0] in {"edited", "cropped", "cut"}:
+        return told[1:2] == ["out"]
+    return len(told) == 1 or any(word in IMAGE_WORDS for word in told[2:])
+
+
 def predicate_says(words: Sequence[str], index: int) -> str:
     """What is said of the noun that ends here: "no" where it is absent, "open", or "" where it may be there."""
     last = min(len(words), index + 16)
@@ -262,6 +277,8 @@ def predicate_says(words: Sequence[str], index: int) -> str:
     if word in BE_WORDS and after in ABSENT:
         following = words[place + 1] if place + 1 < len(words) else ""
         return "open" if following in DETERMINERS - {"both", "all"} else "no"
+    if _is_taken_away(words, index, place):
+        return "no"
     if word in {"has", "have", "had"} and after in GONE:
         return "open"
     if after != "not":

@@ -54,7 +54,8 @@ _DENIED = re.compile(
     r"|even remotely|exactly|quite|today|this time|in my view)"
     r"|by no means|no way|far from it|(?:quite |just )?the (?:contrary|opposite)|(?:quite|just) the (?:contrary"
     r"|opposite)|on-the-contrary|not|in no way|never|no chance"
-    r"|(?:highly |very |quite |rather |most )?unlikely|(?:highly |very )?improbable|i (?:highly |really "
+    r"|(?:it (?:is|seems|appears|looks) )?(?:highly |very |quite |rather |most )?unlikely"
+    r"|(?:highly |very )?improbable|i (?:highly |really "
     r"|very much |seriously )?doubt (?:it|that|so)|hardly|doubtful|nothing of the (?:sort|kind)|no such (?:thing"
     r"|luck)"
     r"|i (?:really |certainly |honestly )?(?:do|would|did) not (?:really )?(?:think|believe|say|suppose|imagine"
@@ -70,10 +71,11 @@ _DENIED = re.compile(
     r"(?: sir| madam| then| unfortunately)?"
 )
 _SUBJECT = r"(?:it|they|he|she|there|i|we|you)"
+_SURELY = r"(?!unlikely|hardly|scarcely|barely|rarely|only|nearly|possibly|potentially|conceivably|supposedly)\w+ly"
 _ELLIPSIS = re.compile(
-    rf"(?:yes |no )?(?P<subject>{_SUBJECT}) (?:\w+ly |sure |indeed |also |in fact |truly )*(?P<verb>is|are|does"
+    rf"(?:yes |no )?(?P<subject>{_SUBJECT}) (?:{_SURELY} |sure |indeed |also |in fact |truly )*(?P<verb>is|are|does"
     rf"|do|did|was|were|has|have|can|could|will|am)"
-    r"(?: \w+ly| indeed| in fact| so| too)*(?P<not> not)?(?: \w+ly| really| indeed| at all| here| in (?:the"
+    rf"(?: {_SURELY}| indeed| in fact| so| too)*(?P<not> not)?(?: {_SURELY}| really| indeed| at all| here| in (?:the"
     r"|this) (?:image|picture|photo|scene)| unfortunately| sadly| either| any)*"
 )
 _PLACE = (

@@ -70,6 +70,8 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
         state.noun_since = index + 1
         return
     if word in {",", "and", "or", "nor"}:
+        if word == "," and words[0] == "except":
+            state.excepted = False  # "except for a cat, there is nothing"
         state.noun_since = index + 1
         state.alternative = word == "or" or (state.alternative and word != "and")
         if state.denied == "no" and word != "or" and after in DETERMINERS - {"any", "other", "such"}:
@@ -153,7 +155,7 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
 def _read_negation(words: Sequence[str], index: int, word: str, after: str, state: Place) -> bool:
     before = words[index - 1] if index else ""
     new = ""
-    if word == "no" or word in LACKING:
+    if word == "no" or (word in LACKING and not (word == "neither" and after == "of")):
         new = "deny" if word in LACKING else "no"
         if before in {"with", "has", "have", "having"} and word == "no" and not _about_image(words, index):
             new = "without"
@@ -164,6 +166,8 @@ def _read_negation(words: Sequence[str], index: int, word: str, after: str, stat
         ("rather", "than"),
     }:
         new = "deny"
+    elif word == "neither" and after == "of":
+        new = "none"
     elif word == "without":
         new = "deny" if after in {"any", "visible"} or _about_image(words, index) else "without"
     elif word == "missing" and after in {"a", "an", "any", "the"}:
@@ -188,7 +192,8 @@ def _read_negation(words: Sequence[str], index: int, word: str, after: str, stat
     )
     if doubled:  # "there ain't no dog"
         return True
-    state.denied = new if not state.denied or word == "nor" else "open"
+    again = word == "no" and before in {",", "and", "or", "certainly", "definitely"} and state.denied != "without"
+    state.denied = new if not state.denied or word == "nor" or again else "open"
     if before in {",", "but", "and"}:
         state.depicted = False  # "a painting of a horse, not a real horse"
     state.determiner = state.determiner if new == "open" else "no"

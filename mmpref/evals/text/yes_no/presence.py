@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from mmpref.evals.text.singular import singular
+from mmpref.evals.text.yes_no.elsewhere import is_elsewhere
 from mmpref.evals.text.yes_no.hedges import is_open
 from mmpref.evals.text.yes_no.noun import (
     has_count,
@@ -23,7 +24,17 @@ from mmpref.evals.text.yes_no.noun import (
 )
 from mmpref.evals.text.yes_no.place import Place, after_noun, read_word
 from mmpref.evals.text.yes_no.question import Asked, Thing
-from mmpref.evals.text.yes_no.words import ADVERBS, DETERMINERS, LIKE_NOTHING, NEUTRAL, NOT_OF_IT, PLACES, SIGNS
+from mmpref.evals.text.yes_no.words import (
+    ADVERBS,
+    DETERMINERS,
+    IMAGE_WORDS,
+    LIKE_NOTHING,
+    NEUTRAL,
+    NOT_OF_IT,
+    NUMBERS,
+    PLACES,
+    SIGNS,
+)
 
 Said: TypeAlias = Literal["yes", "no", "unparsed", "weak"]
 """What a clause says; "weak" is a no about one place only ("no cars on the road"), which any yes outweighs."""
@@ -58,7 +69,7 @@ def _thing_says(words: Sequence[str], thing: Thing) -> Said:
                 continue
             if open_clause is None:
                 open_clause = is_open(words, thing.words.asserting) or '"' in words
-            if not open_clause:
+            if not open_clause and not is_elsewhere(words, index, index + size):
                 found.add(_mention_says(words, index, size, name, thing, state))
             after_noun(state, index + size)
             index += size
@@ -165,11 +176,33 @@ def _exception_says(words: Sequence[str], name: str, thing: Thing) -> Said:
     )
 
 
+def _count_says(words: Sequence[str], thing: Thing) -> Said:
+    """ "The number of dogs is zero"."""
+    bare = [word for word in words[:24] if word not in {"the", "total", "in", "this"} and word not in IMAGE_WORDS]
+    if len(bare) < 5 or bare[0] not in {"number", "count", "total", "amount"} or bare[1] != "of" or thing.tail:
+        return "unparsed"
+    size, name = unit_at(bare, 2, thing)
+    if not size or name not in thing.words.denying or len(bare) != size + 4 or bare[size + 2] not in {"is", "equals"}:
+        return "unparsed"
+    number = 0 if bare[-1] in {"zero", "0", "none"} else NUMBERS.get(bare[-1])
+    number = int(bare[-1]) if number is None and bare[-1].isdigit() and len(bare[-1]) < 4 else number
+    if number is None:
+        return "unparsed"
+    if number == 0:
+        return "no"
+    if thing.count is None:
+        return "yes" if name in thing.words.asserting else "unparsed"
+    return "yes" if number == thing.count or (thing.count == 0 and number > 1) else "no"
+
+
 def _special_says(words: Sequence[str], thing: Thing) -> Said:
     """Denials in one word ("cloudless", "snow-free", "deserted") and turns of phrase in which the thing comes "
     "last."""
     if thing.modifiers:
         return "unparsed"
+    counted = _count_says(words, thing)
+    if counted != "unparsed":
+        return counted
     denying = thing.words.denying
     for word in words[:60]:
         stem_of = word.removesuffix("less") if word.endswith("less") else word.removesuffix("-free")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmpref.evals.text.singular import singular
+from mmpref.evals.text.yes_no.claims_about import judged_claim
 from mmpref.evals.text.yes_no.clauses import Sentence, sentences_of
 from mmpref.evals.text.yes_no.echoes import contact_says, echo_says, ellipsis_says
 from mmpref.evals.text.yes_no.languages import foreign_word_says
@@ -43,6 +44,8 @@ _LABEL = re.compile(
     r"|result)\s*[:=])+\s*"
 )
 _LIST_MARK = re.compile(r"^[^\w\s'\"(]*\s*(?:\(?(?:[a-d]|\d{1,2})[.):]\s+)?")
+_SURE = re.compile(r"^\s*(?:sure\s*,\s*(?=\S))+", re.IGNORECASE)
+"""Courtesy that says nothing of its own where more follows: \"Sure, there is no dog\"."""
 _TICKS = "✅✓✔☑👍⭕"
 _CROSSES = "❌✗✘✖❎👎🚫⛔"
 _EMOJI_DRESS = re.compile("[\\s\ufe0e\ufe0f.!🏻-🏿]+")
@@ -137,6 +140,7 @@ def read_mmpref(text: str, question: str = "") -> YesNo:
     and plain denials are read, because a sentence may be about anything.
     """
     asked = read_question(question)
+    text = _SURE.sub("", text)
     simple = _SIMPLE.get(text.strip().lower())
     if simple is not None:
         return "unparsed" if asked.kind == "choice" else simple
@@ -302,6 +306,8 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
     corrects = _CORRECTS.search(" ".join(sentence.words[:400])) is not None
     helps = first and _HELPS.search(" ".join(sentence.words[:60])) is not None
     for place, clause in enumerate(sentence.clauses):
+        if _only_leads(clause, sentence.clauses[place + 1 : place + 2]):
+            continue
         starts = corrects and not seen_correction and _corrects(clause)
         seen_correction = seen_correction or starts
         before = (
@@ -317,6 +323,12 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
                 continue
             claims.append(_Claim(kind, said, corrected=seen_correction and not (kind == "opening" and before)))
     return claims, seen_correction
+
+
+def _only_leads(clause: tuple[str, ...], following: Sequence[tuple[str, ...]]) -> bool:
+    """Whether a clause is an adverb before a statement: "apparently, there is no dog", "of course, it is a cat"."""
+    lone = all(word in ADVERBS or word in _COURTESY for word in clause)
+    return lone and bool(following) and following[0][0] in {"there", "i", "we", "it", "they", "in", "this", "that"}
 
 
 def _corrects(clause: tuple[str, ...]) -> bool:
@@ -349,6 +361,9 @@ def _clause_claims(clause: tuple[str, ...], asked: Asked, opens: bool) -> list[t
         words = without_fillers(words[size:])
         while words and verdict_says(words)[0] == said and words[0] in {"yes", "no", "nope", "yeah"}:
             words = without_fillers(words[1:])
+        taken_back = _without_correction(words)
+        if taken_back is not words and verdict_says(without_fillers(taken_back))[0] not in {"unparsed", said}:
+            return [(kind, verdict_says(without_fillers(taken_back))[0])]  # "no, wait, yes"
         if words and verdict_says(words)[0] not in {"unparsed", said}:
             found.append((kind, verdict_says(words)[0]))
         kind = "inner"
@@ -409,7 +424,7 @@ def _entry_says(words: Sequence[str], asked: Asked) -> YesNo:
     return verdict_says(words[-1:])[0]
 
 
-def _without_correction(clause: tuple[str, ...]) -> Sequence[str]:
+def _without_correction(clause: Sequence[str]) -> Sequence[str]:
     """A clause without the words that announce a correction."""
     words: Sequence[str] = clause
     for _ in range(4):
@@ -474,6 +489,12 @@ def _statement_says(words: Sequence[str], asked: Asked) -> Said:
     """What a clause states about what was asked for, with "I think", "it is not true that" and the like taken in."""
     flips = reverses = False
     line = " ".join(words[:200])
+    judged = judged_claim(line)
+    if judged is not None:
+        said = _statement_says(judged[0].split(), asked)
+        if judged[1] == "held" or said in {"unparsed", "weak"}:
+            return said if judged[1] == "held" else "unparsed"
+        return "no" if said == "yes" else "yes"
     for _ in range(3):
         if (found := _REVERSES.match(line)) is not None:
             reverses = not reverses

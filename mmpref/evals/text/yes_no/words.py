@@ -122,7 +122,7 @@ EXISTENCE_VERBS = word_set(
 PERCEPTION_VERBS = word_set(
     "see spot find notice observe detect identify recognize recognise locate discern perceive make seeing finding"
 )
-LACKING = word_set("lacks lack lacking lacked devoid absence zero nor neither omits excludes nary sans")
+LACKING = word_set("lacks lack lacking lacked devoid absence zero 0 nor neither omits excludes nary sans")
 SIGNS = word_set(
     "sign signs evidence trace traces indication indications presence instance instances hint proof kind type "
     "form sort glimpse reason indicator"

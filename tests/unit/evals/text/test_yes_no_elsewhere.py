@@ -1,0 +1,100 @@
+"""Sentences that name the thing asked for and do not say that it is in the image, or take it back, by kind."""
+
+import pytest
+
+from mmpref.evals.text.yes_no import read_mmpref
+
+QUESTION = "Is there a dog in the image?"
+
+SAYS_NOTHING = {
+    "a mind": [
+        "The man claims that there is a dog.", "The man claims there is no dog.", "The cat thinks it is a dog.",
+        "People think this is a dog.", "He wishes he had a dog.", "The man hopes to see a dog.",
+        "She is thinking of a dog.", "A cat is afraid of dogs.",
+        "The man on the phone is saying there is a dog outside.",
+    ],
+    "a comparison": [
+        "Unlike a dog, the cat has long whiskers.", "Compared to a dog, the cat is small.", "It resembles a dog.",
+        "It reminds me of a dog.", "The cat is about the size of a dog.", "A cookie in the form of a dog.",
+    ],
+    "a trace": [
+        "Footprints of a dog are on the sand.", "Tracks left by a dog are on the sand.",
+        "The noise of a dog can be heard.", "A leash that belongs to a dog is on the chair.",
+        "This is a store that sells dogs.", "The sign prohibits dogs.", "It depends on what you call a dog.",
+    ],
+    "another picture": [
+        "In another picture there is a dog.", "There was a dog in the previous image.", "The television shows a dog.",
+        "On the TV screen, a dog can be seen.", "The mug has a dog on it.", "The wallpaper has dogs on it.",
+        "The dog on his shirt is brown.", "The child is drawing a dog.", "The boy is painting a dog on a canvas.",
+    ],
+    "another time": ["There must have been a dog here.", "It is not impossible that there is a dog."],
+}  # fmt: skip
+
+DENIED = {
+    "a judged claim": [
+        "The claim that there is a dog is incorrect.", "The statement that there is a dog is false.",
+        "It is a mistake to claim that there is a dog.", "It would be wrong to say there is a dog.",
+        "To say there is a dog would be wrong.",
+    ],
+    "an appearance": [
+        "It looks like a dog, but it's actually a cat.", "It may look like a dog, but it is a cat.",
+        "It looks like a dog, but it isn't.", "What appears to be a dog is actually a cat.",
+        "At first I thought it was a dog, but it's a cat.", "You might think it's a dog, but it is not.",
+    ],
+    "nowhere": ["Nowhere in the picture is there a dog.", "Nowhere is a dog to be seen."],
+    "a number": ["The count of dogs is zero.", "The number of dogs in the image is 0.", "There are 0 dogs."],
+    "one of several": [
+        "There's no cat, no bird and no dog.", "I see a cat and a bird, neither of which is a dog.",
+        "The room has no bed, no table, and certainly no dog.",
+    ],
+    "taken away": ["The dog is gone.", "The dog was cropped out.", "The dog has been removed from the picture."],
+    "an opening that says nothing": [
+        "Apparently, there is no dog.", "As far as I can see, there's no dog.", "Of course, there is no dog.",
+        "It's unlikely. Only a cat is there.",
+    ],
+}  # fmt: skip
+
+ASSERTED = {
+    "a judged claim": ["It would not be wrong to say there is a dog here.", "It is correct to say there is a dog."],
+    "an appearance": ["It looks like a cat, but it is a dog.", "What looks like a cat is actually a dog."],
+    "an exception": ["Apart from a dog, there is nothing in the image."],
+    "taken back": ["No, wait, yes, there is one.", "No wait, yes."],
+    "a number": ["The number of dogs is 3."],
+    "not to be missed": ["The dog cannot be missed.", "One cannot overlook the dog in the middle."],
+}
+
+
+def _all(groups):
+    return [pytest.param(answer, id=f"{kind}: {answer}") for kind, answers in groups.items() for answer in answers]
+
+
+@pytest.mark.parametrize("answer", _all(SAYS_NOTHING))
+def test_what_is_elsewhere_says_nothing(answer):
+    assert read_mmpref(answer, QUESTION) == "unparsed"
+
+
+@pytest.mark.parametrize("answer", _all(DENIED))
+def test_what_is_taken_back_is_denied(answer):
+    assert read_mmpref(answer, QUESTION) == "no"
+
+
+@pytest.mark.parametrize("answer", _all(ASSERTED))
+def test_what_is_put_right_is_asserted(answer):
+    assert read_mmpref(answer, QUESTION) == "yes"
+
+
+@pytest.mark.parametrize("answer", _all(SAYS_NOTHING) + _all(DENIED) + _all(ASSERTED))
+def test_sure_before_an_answer_changes_nothing(answer):
+    assert read_mmpref(f"Sure, {answer}", QUESTION) == read_mmpref(answer, QUESTION)
+
+
+@pytest.mark.parametrize(
+    "wrapped", ['{"answer": "no"}', "<answer>no</answer>", "[0.1, 0.2]", "<unk><unk>", "Sure, no."]
+)
+def test_sure_before_an_answer_in_other_dress_changes_nothing(wrapped):
+    assert read_mmpref(f"Sure, {wrapped}", QUESTION) == read_mmpref(wrapped, QUESTION)
+
+
+@pytest.mark.parametrize("answer", ["The TV is next to a dog.", "A dog sits on the rug.", "The mug is beside a dog."])
+def test_things_that_could_carry_a_picture_leave_a_real_dog_alone(answer):
+    assert read_mmpref(answer, QUESTION) == "yes"
