@@ -31,6 +31,7 @@ _EDGES = word_set("frame shot camera screen view sight picture image photo")
 
 
 def next_word(words: Sequence[str], index: int) -> str:
+    """The word at ``index`` or the first behind it that is no adverb; "" at the end."""
     while index < len(words) and words[index] in ADVERBS:
         index += 1
     return words[index] if index < len(words) else ""

@@ -135,6 +135,7 @@ def is_asserted(words: Sequence[str], index: int, size: int, state: Place) -> bo
 
 
 def has_count(count: int, state: Place, noun: str) -> bool:
+    """Whether the noun stands with the number asked for; 0 asks for several."""
     if count == 0:  # more than one
         several = state.determiner in {"several", "many", "multiple", "various", "numerous", "few", "both"}
         return several or (state.number is not None and state.number > 1)

@@ -57,6 +57,7 @@ class Place:
 
 
 def after_noun(state: Place, index: int) -> None:
+    """Forgets what was said of the noun that ends before ``index``."""
     state.unreal = False
     state.number = None
     state.noun_since = index
