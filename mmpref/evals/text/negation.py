@@ -208,6 +208,8 @@ def wished(scopes: Scopes, at: int) -> None:
     if scopes.word(at) in table.WISHING:
         scopes.mark(at + 1, scopes.clause_end(at + 1, at_comma=True), POSSIBLE)
     else:
+        if scopes.word(at).startswith("forg") and scopes.next_word(at + 1) in ("a", "an"):
+            return  # "somebody forgot a book on the seat"
         scopes.mark_nouns(at + 1, NEGATED, articles=False, commas=False)
 
 

