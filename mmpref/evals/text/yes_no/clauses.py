@@ -62,6 +62,7 @@ _IDIOMS = [
      r"(?:with the exception of|excepting|except for|other than|save for)\b",
      "except"),
     ("not a soul", r"not a soul\b", "nobody"),
+    ("such as", r"such as\b", "including"),
     ("nary a", r"nary a\b", "no"),
     ("i can", r"(?<!not )as (?:best|far as) i can (?:tell|see|make out)\b", "apparently"),
     ("not only|not just|not merely|not simply",

@@ -68,12 +68,12 @@ def is_noun_head(words: Sequence[str], index: int, size: int) -> bool:
         return True
     further = words[index + size + 1] if index + size + 1 < len(words) else ""
     if after.endswith("ing"):
-        return after not in NOUNS_IN_ING or further in DETERMINERS
+        return after not in NOUNS_IN_ING or further in DETERMINERS or further in PREPOSITIONS
+    if after.endswith(("ed", "ly")) or after in VERBS:
+        return after not in {"shed", "bed"}
     if after.endswith("s") and not after.endswith("ss") and _is_subject_noun(words, index):
         # "the goalkeeper dives to his left": a verb, where the clause has none before
         return further in PREPOSITIONS | DETERMINERS | ADVERBS or further.endswith("ly")
-    if after.endswith(("ed", "ly")) or after in VERBS:
-        return after not in {"shed", "bed"}
     return singular(last) != last or last in {"people", "men", "women", "children"}
 
 
@@ -81,7 +81,8 @@ _FOLLOWERS = (
     PREPOSITIONS | AUXILIARIES | CONJUNCTIONS | PRONOUNS | ADVERBS | DETERMINERS | PRESENT | ABSENT
     | word_set(
     "not no nor none lying alone together itself themselves himself herself looks nearby anywhere at everywhere "
-    "please sir made drawn worn held shown rather instead only if whose never"
+    "please sir made drawn worn held shown rather instead only if whose never full tall dressed clad open asleep "
+    "awake ready busy close"
 )
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mmpref.evals.text.yes_no.question import Asked
 from mmpref.evals.text.yes_no.tools import YesNo
-from mmpref.evals.text.yes_no.words import ADVERBS, IMAGE_WORDS, NUMBERS, word_says, word_set
+from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, IMAGE_WORDS, NUMBERS, word_says, word_set
 
 _VERY = (
     r"(?:very |absolutely |quite |most |indeed |definitely |certainly |entirely |completely |really |just "
@@ -79,7 +79,7 @@ _ELLIPSIS = re.compile(
     r"|this) (?:image|picture|photo|scene)| unfortunately| sadly| either| any)*"
 )
 _PLACE = (
-    r"(?: (?:here|there|visible|present|in|on|at|near|by|under|behind|to|right|left|of (?:them|those|these)"
+    r"(?: (?:here|there|visible|present|in|on|at|near|by|under|behind|to|right|left"
     r"|next|over|inside|sitting|standing|lying|clearly|indeed|around|between|beside|shown|anywhere|at all|also"
     r"|too|that|which|who|with|from|,)\b.*)?"
 )
@@ -135,6 +135,16 @@ _DOUBT = re.compile(
     r"|was )?sorry (?:but )?i (?:can|am|do|could) not|without (?:seeing|access to|more|further)"
     r"|please (?:provide|upload|share|attach|answer)|could be either|in doubt|ambiguous|inconclusive|indeterminate)"
 )
+
+
+def is_short_form(words: Sequence[str]) -> bool:
+    """Whether a clause leaves its noun to what was spoken of before: "there are two", "it does", "I see none"."""
+    if len(words) > 24:
+        return False
+    line = " ".join(word for word in words if word not in {",", '"'} and word not in _EMPHATIC)
+    return any(form.fullmatch(line.replace(" not ", " ")) for form in (_ELLIPSIS, _SOME, _NONE)) or (
+        _ELLIPSIS.fullmatch(line) is not None
+    )
 
 
 def is_doubt(words: Sequence[str]) -> bool:
@@ -231,6 +241,8 @@ def _amount_says(line: str, asked: Asked) -> YesNo:
     ):
         return "unparsed"
     said = some["count"]
+    if set(some["rest"].split()) & AUXILIARIES:
+        return "unparsed"
     if said == "0":
         return "no"
     if said in {"it", "them"}:

@@ -134,7 +134,10 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
     if word in AUXILIARIES or word in VERBS or (word.endswith("ing") and word not in NOUNS_IN_ING):
         if not word.endswith("ing"):
             state.preposition = ""
-        if word in AUXILIARIES or word in VERBS:
+        plural = (
+            state.determiner in NUMBERS or state.determiner.isdigit() or state.determiner in {"several", "many", "some"}
+        )
+        if word in AUXILIARIES or word in VERBS or (plural and words[index - 1] not in DETERMINERS):
             state.determiner, state.number = "", None
         state.noun_since = index + 1
         if state.denied == "none" and word in BE_WORDS:

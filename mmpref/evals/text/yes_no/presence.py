@@ -24,6 +24,7 @@ from mmpref.evals.text.yes_no.noun import (
 )
 from mmpref.evals.text.yes_no.place import Place, after_noun, read_word
 from mmpref.evals.text.yes_no.question import Asked, Thing
+from mmpref.evals.text.yes_no.things import narrower
 from mmpref.evals.text.yes_no.words import (
     ADVERBS,
     DETERMINERS,
@@ -58,7 +59,6 @@ def _thing_says(words: Sequence[str], thing: Thing) -> Said:
     if special != "unparsed":
         return special
     state = Place()
-    open_clause: bool | None = None
     index = 0
     while index < len(words):
         size, name = unit_at(words, index, thing)
@@ -67,9 +67,15 @@ def _thing_says(words: Sequence[str], thing: Thing) -> Said:
                 found.add(_exception_says(words, name, thing))
                 index += size
                 continue
-            if open_clause is None:
-                open_clause = is_open(words, thing.words.asserting) or '"' in words
-            if not open_clause and not is_elsewhere(words, index, index + size):
+            if name in _OF_ANIMALS and "person" in thing.words.denying and _has_animal(words):
+                index += size  # "a mother zebra and her baby"
+                continue
+            quoted = words[:index].count('"') % 2 == 1
+            if (
+                not quoted
+                and not is_open(words[: _aside(words, index + size)], thing.words.asserting)
+                and not is_elsewhere(words, index, index + size)
+            ):
                 found.add(_mention_says(words, index, size, name, thing, state))
             after_noun(state, index + size)
             index += size
@@ -193,6 +199,26 @@ def _count_says(words: Sequence[str], thing: Thing) -> Said:
     if thing.count is None:
         return "yes" if name in thing.words.asserting else "unparsed"
     return "yes" if number == thing.count or (thing.count == 0 and number > 1) else "no"
+
+
+_OF_ANIMALS = frozenset({"baby", "infant", "adult", "male", "female", "mother", "father", "kid", "family",
+                         "crowd"})  # fmt: skip
+
+
+def _has_animal(words: Sequence[str]) -> bool:
+    return any(singular(word) in narrower("animal") for word in words)
+
+
+def _aside(words: Sequence[str], after: int) -> int:
+    """Where an aside begins that changes nothing of what stands before it: ", possibly belonging to ..."."""
+    for place in range(after, min(len(words) - 1, after + 40)):
+        following = words[place + 1]
+        if words[place] == "," and (following in _ASIDES or following.endswith("ing")):
+            return place
+    return len(words)
+
+
+_ASIDES = frozenset({"possibly", "perhaps", "maybe", "potentially", "as", "likely", "presumably"})
 
 
 def _special_says(words: Sequence[str], thing: Thing) -> Said:

@@ -19,6 +19,7 @@ from mmpref.evals.text.yes_no.languages import foreign_word_says
 from mmpref.evals.text.yes_no.phrases import (
     bare_word_says,
     is_doubt,
+    is_short_form,
     phrase_says,
     says_both,
     verdict_says,
@@ -129,6 +130,7 @@ class _Claim:
     kind: str
     says: YesNo
     corrected: bool = False
+    short: bool = False  # "there is one": of what was spoken of
 
 
 def read_mmpref(text: str, question: str = "") -> YesNo:
@@ -238,7 +240,7 @@ def _claims(body: str, asked: Asked) -> list[_Claim]:
             if said != "unparsed":
                 concluded.append(_Claim("conclusion", said))
     sentences = sentences_of(text)
-    corrected = False
+    corrected = unrelated = False
     for index, sentence in enumerate(sentences):
         if sentence.asks:
             if claims:
@@ -247,6 +249,10 @@ def _claims(body: str, asked: Asked) -> list[_Claim]:
                 break
             continue
         found_here, corrected = _sentence_claims(sentence, asked, index == 0, corrected)
+        if unrelated:  # "there are two more" is about whatever was spoken of
+            found_here = [claim for claim in found_here if not claim.short]
+        own = any(word in asked.content or word in asked.names for word in sentence.words)
+        unrelated = unrelated or not (found_here or claims or own or _is_courtesy(sentence))
         if not claims and index < len(sentences) - 1 and _is_courtesy(sentence):
             continue
         claims += found_here
@@ -321,7 +327,8 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
         for kind, said in made:
             if helps and kind == "opening":
                 continue
-            claims.append(_Claim(kind, said, corrected=seen_correction and not (kind == "opening" and before)))
+            short = kind != "statement" and is_short_form(clause)
+            claims.append(_Claim(kind, said, seen_correction and not (kind == "opening" and before), short))
     return claims, seen_correction
 
 

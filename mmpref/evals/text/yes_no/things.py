@@ -15,7 +15,8 @@ _NOT_THE_SAME = {
     "computer screen",
     "handbag": "wallet, briefcase", "suitcase": "luggage, baggage", "sports ball": "ball", "chair": "stool, seat",
     "potted plant": "flowerpot", "bed": "mattress", "toilet": "urinal, toilet seat, toilet bowl",
-    "remote": "game controller, wiimote", "cell phone": "phone, telephone", "oven": "stove, stovetop, stove top",
+    "remote": "game controller, wiimote", "cell phone": "phone, telephone", "laptop": "computer",
+    "oven": "stove, stovetop, stove top",
     "toaster": "toaster oven", "sink": "basin", "refrigerator": "freezer", "book": "notebook, magazine",
     "clock": "clock tower", "vase": "urn", "scissors": "shears", "train": "tram, streetcar, subway",
     "boat": "ship, vessel, cruise ship, raft", "airplane": "aircraft", "bicycle": "tricycle", "motorcycle": "scooter",
@@ -93,7 +94,7 @@ _NARROWER = {
     "house": "cottage, villa, mansion, bungalow, farmhouse", "bag": "handbag, backpack, purse, tote, shopping bag",
     "ball": "sports ball, soccer ball, football, basketball, baseball, tennis ball, volleyball, beach ball, golf "
     "ball",
-    "sports ball": "football, basketball, baseball, volleyball, soccer ball",
+    "sports ball": "soccer ball",
     "table": "dining table, coffee table, side table, picnic table, kitchen table, end table, wooden table, desk",
     "dining table": "kitchen table, dinner table, dining room table, dining room set",
     "phone": "cell phone, smartphone, iphone, telephone", "cell phone": "smartphone, smart phone, iphone, "
@@ -124,7 +125,8 @@ _NARROWER = {
 
 # words that, with the asked one, name another thing
 _OTHER_THINGS = (
-    "hot dog, corn dog, prairie dog, teddy bear, stuffed bear, gummy bear, rocking horse, sea horse, saw horse, "
+    "hot dog, corn dog, dog bed, cat bed, pet bed, prairie dog, teddy bear, stuffed bear, gummy bear, "
+    "rocking horse, sea horse, saw horse, "
     "pommel "
     "horse, sea lion, cable car, train car, bumper car, flower bed, river bed, truck bed, electric chair, wheel "
     "chair, "

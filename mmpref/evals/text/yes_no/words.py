@@ -67,6 +67,7 @@ NOUNS_IN_ING = word_set(
 
 # words that leave open what they speak of
 OPEN_HEDGES = word_set(
+    "suggesting indicating implying suggests indicates implies inviting "
     "dream dreams dreaming dreamed imagines imagined remembers remembered story stories tale reminds remind "
     "reminiscent might may maybe perhaps possibly potentially conceivably if unless whether suppose supposing "
     "imagine hypothetically would should could possible potential uncertain unsure unclear unknown doubtful "
