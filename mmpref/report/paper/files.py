@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmpref.errors import ConfigError
 from mmpref.files.writing import write_text
+from mmpref.report.cells import NOT_MEASURED
 from mmpref.report.paper.page import paper_page
 from mmpref.report.paper.table import Group, PaperCell, PaperColumn, PaperTable
 from mmpref.report.paper.words import UNITS, label, legend
@@ -21,6 +22,9 @@ _FIELDS = (
 )  # fmt: skip
 _ARROWS = {"lower": "↓", "higher": "↑"}
 _TEX_ARROWS = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}
+_LAST_LATIN = 0x24F
+_TEX_NOTHING = "--"
+"""In the place of "not measured", which is too wide for eight columns of a model that was not asked."""
 _WIDEST = 8
 """Columns of values side by side in LaTeX; more stand below, with the models named again."""
 _MARKS = re.compile(r"[*`\[\]~|\\]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -160,6 +164,11 @@ def as_tex(table: PaperTable, title: str | None = None) -> str:
     numbers = table.footnotes()
     out = [
         r"% needs \usepackage{booktabs}",
+        *(
+            ["% pdflatex has no letters for some of the names: use lualatex or xelatex with a font that has them"]
+            if any(map(_is_beyond_latin, "".join((*table.models, title or ""))))
+            else []
+        ),
         r"\begin{table*}",
         r"\centering",
         r"\small",
@@ -177,8 +186,14 @@ def as_tex(table: PaperTable, title: str | None = None) -> str:
     return "\n".join(out) + "\n"
 
 
+def _is_beyond_latin(letter: str) -> bool:
+    return letter.isalpha() and ord(letter) > _LAST_LATIN
+
+
 def _tex_legend(table: PaperTable) -> str:
     text = tex(legend(table))
+    if any(_is_not_measured(cell) for _, column in _columns(table) for cell in column.cells):
+        text += rf" {_TEX_NOTHING}: {NOT_MEASURED}."
     return text.replace("↑", _TEX_ARROWS["higher"]).replace("↓", _TEX_ARROWS["lower"])
 
 
@@ -220,9 +235,13 @@ def _tabular(table: PaperTable, groups: Sequence[Group], numbers: dict[str, int]
 
 
 def _tex_cell(found: PaperCell, numbers: dict[str, int]) -> str:
-    text = tex(found.cell.text)
+    text = _TEX_NOTHING if _is_not_measured(found) else tex(found.cell.text)
     text = {"best": rf"\textbf{{{text}}}", "not clearly worse": rf"\textit{{{text}}}"}.get(found.mark, text)
     return text + _signs(found.footnotes, numbers, _superscript)
+
+
+def _is_not_measured(found: PaperCell) -> bool:
+    return found.cell.value is None and not found.cell.note
 
 
 def _superscript(text: str) -> str:

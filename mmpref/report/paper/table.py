@@ -28,6 +28,8 @@ from mmpref.report.paper.sets import Answered, asked_the_same, by_questions, par
 from mmpref.report.questions import names_of
 from mmpref.statistics import Difference
 
+_CHANGE = "change_"
+"""Before the name of a metric of which it is the change, in the same unit (RePOPE's from POPE's labels)."""
 Mark: TypeAlias = Literal["best", "not clearly worse", "clearly worse", "not compared", ""]
 Metrics: TypeAlias = Mapping[str, Difference]
 
@@ -324,6 +326,8 @@ def _unit(name: str, members: Sequence[Answered | None]) -> Unit:
     """As the benchmark says; where it cannot, by the values."""
     if name == "mean_length":
         return "words"
+    if name.startswith(_CHANGE):
+        return _unit(name.removeprefix(_CHANGE), members)
     for member in members:
         known = BENCHMARKS.get(member.evaluation.benchmark) if member is not None else None
         if member is None or known is None:

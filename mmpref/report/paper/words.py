@@ -13,6 +13,8 @@ _LABELS = {
     "chair_s": "CHAIR_s", "chair_i": "CHAIR_i", "f1": "F1", "mean_length": "length", "yes_ratio": "says yes",
     "tnr": "TNR", "tpr": "TPR", "harmonic_mean": "harmonic mean",
     "question_accuracy": "Q-Acc", "image_accuracy": "I-Acc", "group_accuracy": "G-Acc",
+    "pair_accuracy": "pair acc.", "paired_accuracy": "paired acc.", "single_accuracy": "single acc.",
+    "positive_accuracy": "pos. acc.", "negative_accuracy": "neg. acc.",
 }  # fmt: skip
 _EXPLAINED = {
     "mean_length": "length: words of an answer",

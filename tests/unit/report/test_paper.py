@@ -431,6 +431,29 @@ def test_the_table_compiles_with_booktabs_alone(tmp_path, names):
     assert names[0].startswith("cmd") or "Overfull" not in done.stdout
 
 
+def test_a_change_is_in_the_unit_of_what_changes(tmp_path):
+    """RePOPE's labels against POPE's: points of the same percentages."""
+    rows = pope_questions(20)
+    kept = [{**row, "label": "no"} if row["question_id"] == 0 else row for row in rows]
+    said = [{"id": row["question_id"], "text": row["label"]} for row in rows]
+    write_scored(tmp_path / "repope", score("repope", kept, said, pope=rows))
+    text = run(tmp_path / "repope", out=tmp_path / "t.md", more=["--columns", "repope/change_accuracy"])
+    assert "change_accuracy (%)" in text
+    assert "−5.0" in text
+
+
+def test_a_model_that_was_not_asked_takes_no_more_room_in_latex(tmp_path):
+    paths = [chair(tmp_path / "a" / "chair", made_up=()), f"日本={pope(tmp_path / 'b' / 'pope', wrong=())}"]
+    tex = run(*paths, out=tmp_path / "t.tex")
+    assert tex.count(" & --") == 8
+    assert tex.count("not measured") == 1  # in the caption
+    assert "--: not measured.}" in tex
+    assert "% pdflatex has no letters for some of the names" in tex
+    assert "not measured" in run(*paths, out=tmp_path / "t.md")
+    alone = run(paths[0], out=tmp_path / "alone.tex")
+    assert not [part for part in (" & --", "not measured", "% pdflatex") if part in alone]
+
+
 def test_wide_tables_go_on_below_in_latex(tmp_path):
     for name in ("a", "b"):
         chair(tmp_path / name / "chair", made_up=())
