@@ -87,7 +87,7 @@ def _is_in_a_mind(before: Sequence[str]) -> bool:
 def _is_compared(before: Sequence[str]) -> bool:
     if before[:1] == ["unlike"] and "," not in before:
         return True
-    if any(word in _LIKENS for word in before):
+    if any(word in _LIKENS for word in before) and "nothing" not in before:
         return True
     _, head, preposition = _near(before)
     return (preposition in {"to", "with"} and head in _COMPARED) or (preposition == "of" and head in _SIZE_OF)

@@ -16,7 +16,7 @@ def is_open(words: Sequence[str], names: frozenset[str] = frozenset()) -> bool:
                 continue
             return True
         after = words[index + 1] if index + 1 < len(words) else ""
-        if (word, after) in {("used", "to"), ("was", "once"), ("were", "once")}:
+        if (word, after) in {("used", "to"), ("was", "once"), ("were", "once"), ("last", "thing")}:
             return True
         if word in {"out", "outside", "off", "beyond"} and set(words[index + 1 : index + 4]) & _EDGES:
             return True

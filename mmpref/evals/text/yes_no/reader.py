@@ -114,7 +114,10 @@ _LEANS = re.compile(
     r"|^(?:i|we) (?:am|are) (?:rather |very )?(?:inclined|tempted) to (?:say|think|believe)(?: that)? "
     r"|^i would like to (?:point out|note|add|say)(?: that)? "
     r"|^(?:apparently|undoubtedly|probably|likely|presumably|evidently|supposedly|seemingly) "
-    r"|^(?:chances are|my guess is|in my (?:opinion|view)|to me|the answer is|i would say|as you can see"
+    r"|^(?:chances are|there is (?:a |every |some )?(?:very )?(?:good|high|strong|great|decent) (?:chance"
+    r"|possibility|probability|likelihood|indication)(?: that)?|it would be (?:correct|right|accurate|fair"
+    r"|safe) to (?:say|conclude)(?: that)?|my guess is|in my (?:opinion|view)|to me|the answer is|i would say"
+    r"|as you can see"
     r"|you can see|one can see)(?: that)? ?,? "
     r"|^(?:based on|according to|looking at|from|judging by|judging from|after|upon|given|considering|in|having"
     r"|to answer)\b[^,]{0,120} , "
@@ -392,7 +395,9 @@ def _inner_claims(words: Sequence[str], asked: Asked, concluding: str, kind: str
     """What a clause says that is neither a word nor a set phrase: a phrase before its comma, a word, a statement."""
     found: list[tuple[str, YesNo]] = []
     head, rest = _split_at_comma(words)
-    conditional = ("if" in words and not {"look", "zoom", "ask", "mistaken"} & set(words)) or "otherwise" in words
+    conditional = (
+        {"if", "unless"} & set(words) and not {"look", "zoom", "ask", "mistaken"} & set(words)
+    ) or "otherwise" in words
     part: YesNo = phrase_says(head, asked) if rest else "unparsed"
     if part != "unparsed" and all(word in ADVERBS or word in _COURTESY for word in head):
         # "clearly, there is no dog": the adverb says nothing of its own, but "definitely, right next to the door"
@@ -421,9 +426,12 @@ def _entry_says(words: Sequence[str], asked: Asked) -> YesNo:
     """A row of a table or a key with its value: "toaster no", "dogs 0"."""
     if len(words) < 2 or len(words) > 5 or asked.kind != "presence" or len(asked.things) != 1:
         return "unparsed"
-    name = " ".join([*words[:-2], singular(words[-2])])
-    if name not in asked.things[0].words.denying:
+    denied = words[-2] == "not"
+    named = words[:-2] if denied else words[:-1]
+    if not named or " ".join([*named[:-1], singular(named[-1])]) not in asked.things[0].words.denying:
         return "unparsed"
+    if denied:
+        return "no" if words[-1] in {"found", "detected", "present", "visible"} else "unparsed"
     if words[-1] in {"0", "none", "absent", "false", "missing", "zero"}:
         return "no"
     if words[-1] in {"present", "true", "detected", "found"}:

@@ -67,16 +67,16 @@ NOUNS_IN_ING = word_set(
 
 # words that leave open what they speak of
 OPEN_HEDGES = word_set(
-    "suggesting indicating implying suggests indicates implies inviting "
-    "dream dreams dreaming dreamed imagines imagined remembers remembered story stories tale reminds remind "
-    "reminiscent might may maybe perhaps possibly potentially conceivably if unless whether suppose supposing "
-    "imagine hypothetically would should could possible potential uncertain unsure unclear unknown doubtful "
-    "questionable usually often typically generally normally sometimes commonly popular yesterday earlier "
-    "formerly previously ago thought initially ask asks asked asking wonder wonders mention mentioned mentions "
-    "question search searching check checking verify determine determining confirm tell guess says say said reads "
-    "labeled labelled named called titled spelled word words text caption letters letter phrase pretend "
-    "pretending expect expected almost nearly longer forthcoming someday soon tomorrow unable blurry hope wish "
-    "want wants need needs avoid prevent"
+    "chance possibility probability afraid scared fond allergic suggesting indicating implying suggests indicates "
+    "implies inviting dream dreams dreaming dreamed imagines imagined remembers remembered story stories tale "
+    "reminds remind reminiscent might may maybe perhaps possibly potentially conceivably if unless whether "
+    "suppose supposing imagine hypothetically would should could possible potential uncertain unsure unclear "
+    "unknown doubtful questionable usually often typically generally normally sometimes commonly popular "
+    "yesterday earlier formerly previously ago thought initially ask asks asked asking wonder wonders mention "
+    "mentioned mentions question search searching check checking verify determine determining confirm tell guess "
+    "says say said reads labeled labelled named called titled spelled word words text caption letters letter "
+    "phrase pretend pretending expect expected almost nearly longer forthcoming someday soon tomorrow unable "
+    "blurry hope wish want wants need needs avoid prevent"
 )
 CARRIERS = word_set("shirt t-shirt tee sweater sweatshirt hoodie tapestry wallpaper stamp coin flag apron carousel")
 """What pictures are on: "a shirt with a dog on it" has no dog."""
