@@ -159,7 +159,7 @@ def grade(
         if sample.id in missing:
             items.append({"id": sample.id, "image": sample.meta["image"], "text": text, "missing": True})
             continue
-        named = listed.named(sample.id, extract, vocabulary) if listed else _named([text], extract, vocabulary)
+        named = listed.named(sample.id, extract, vocabulary) if listed else _named([text], extract)
         names, captions = sample.target
         truth = true_objects(names, captions, extract, vocabulary)
         items.append(_item(sample, text, named, truth, protocol))
@@ -184,13 +184,13 @@ class _Listed:
     def named(self, name: str, extract: Extractor, vocabulary: Vocabulary) -> list[tuple[str, str]]:
         """The words of one answer that mean an object, each with its object."""
         phrases = self.verdicts[name].objects or ()
-        return _as_listed(_unique(phrases), vocabulary) if self.final else _named(phrases, extract, vocabulary)
+        return _as_listed(_unique(phrases), vocabulary) if self.final else _named(phrases, extract)
 
 
-def _named(phrases: Iterable[str], extract: Extractor, vocabulary: Vocabulary) -> list[tuple[str, str]]:
+def _named(phrases: Iterable[str], extract: Extractor) -> list[tuple[str, str]]:
     """The words of phrases that mean an object, each with its object."""
-    words = _unique(mention.word for phrase in phrases for mention in extract(phrase))
-    return [(word, vocabulary.canonical(word)) for word in _without_seat(words) if word in vocabulary]
+    named = {mention.word: mention.object for phrase in phrases for mention in extract(phrase)}
+    return [(word, named[word]) for word in _without_seat([*named])]
 
 
 def _as_listed(words: Sequence[str], vocabulary: Vocabulary) -> list[tuple[str, str]]:

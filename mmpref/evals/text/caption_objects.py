@@ -118,7 +118,7 @@ def _read(words: CaptionWords, known: _KnownWords) -> Reading:
             counted.add(name)
             shown.discard(name)
     denied = {entry.object for entry in reading.not_counted if entry.why in (NEGATED, POSSIBLE, DEPICTED)}
-    for at, word, name in implied(words, one):
+    for at, word, name in implied(words, one, frozenset(counted)):
         if name in known.implied - counted - denied and at not in marks and not words.asked[at]:
             counted.add(name)
             reading.mentions.append(Mention(word, name, at, words.span(at, at)))

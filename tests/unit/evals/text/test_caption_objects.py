@@ -97,6 +97,17 @@ def test_items_of_chair_have_what_was_left_out():
     assert official.metrics["chair_s"] == 1
 
 
+def test_object_halbench_reads_answers_and_a_judges_phrases_alike():
+    items = [{"image_id": 1, "question": "What?", "objects": ["person", "cake"]}]
+    answer = [{"image_id": 1, "answer": "She cuts a cake with toy cars on it; there is no dog."}]
+    options = {"synonyms": "coco", "resamples": 10}
+    (item,) = score("object_halbench", items, answer, **options).items
+    assert {mention["object"] for mention in item["mentions"]} == {"person", "cake"}
+    verdicts = [{"id": "1", "objects": ["toy car", "orange", "a red bus"], "judge": "made up"}]
+    (judged,) = score("object_halbench", items, answer, verdicts=verdicts, **options).items
+    assert {mention["object"] for mention in judged["mentions"]} == {"orange", "bus"}
+
+
 @pytest.mark.parametrize("name", CATEGORIES)
 def test_each_category_is_found_and_denied(name):
     several = PLURALS.get(name, name + "s")
