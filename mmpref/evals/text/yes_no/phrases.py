@@ -37,7 +37,7 @@ _AFFIRMED = re.compile(
     r"(?: sir| madam| indeed| please| then)?"
 )
 _FILLERS = word_set("well okay ok alright hmm um uh oh ah so hello hi thanks hey gladly great erm")
-_FILLERS_BEFORE_A_COMMA = word_set("sure certainly right yeah honestly frankly basically actually sadly unfortunately")
+_FILLERS_BEFORE_A_COMMA = word_set("sure certainly right honestly frankly basically actually sadly unfortunately")
 _FILLER_PAIRS = [("of", "course"), ("let", "us"), ("in", "fact"), ("thank", "you"), ("all", "right"),
                  ("great", "question"),
                  ("good", "question"), ("happy", "to")]  # fmt: skip
@@ -155,7 +155,7 @@ def is_doubt(words: Sequence[str]) -> bool:
 def without_fillers(words: Sequence[str]) -> Sequence[str]:
     """A clause without the words of courtesy and hesitation that open it."""
     while words:
-        ends = len(words) == 1 or words[1] == ","
+        ends = len(words) == 1 or words[1] == "," or word_says(words[1]) != "unparsed"
         if words[0] in _FILLERS or words[0] in {",", '"', "/"} or (ends and words[0] in _FILLERS_BEFORE_A_COMMA):
             words = words[1:]
         elif tuple(words[:2]) in _FILLER_PAIRS:
