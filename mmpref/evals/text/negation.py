@@ -132,6 +132,12 @@ def but_it_is(scopes: Scopes, at: int) -> None:
                 return
 
 
+def all_but(scopes: Scopes, at: int) -> None:
+    """ "everything except apples"."""
+    if scopes.word(at - 1) in ("everything", "anything"):
+        scopes.mark_nouns(at + 2 if scopes.word(at + 1) == "for" else at + 1, NEGATED)
+
+
 def at_home(scopes: Scopes, at: int) -> None:
     """ "the riders stayed home"."""
     if scopes.word(at - 1) in ("stayed", "stays", "went"):
@@ -146,6 +152,8 @@ def away(scopes: Scopes, at: int) -> None:
 
 def of_lack(scopes: Scopes, at: int) -> None:
     """ "devoid of people", "instead of a bench", "free of cars", "rather than a dog"."""
+    if scopes.word(at) == "unlike" and scopes.word(at + 1) in table.DEFINITE:
+        return
     links = table.OF_LACK[scopes.word(at)].split()
     if links and scopes.next_word(at + 1) not in links:
         return
@@ -257,23 +265,12 @@ def _not_done(scopes: Scopes, verb: int) -> None:
     start = verb + 1
     if scopes.raw[verb] in table.PREPOSITIONS:
         start = verb
-    while scopes.next_word(start) in (
-        "that",
-        "there",
-        "is",
-        "are",
-        "to",
-        "be",
-        "appear",
-        "like",
-        "see",
-        "have",
-        "show",
-    ):
+    while scopes.next_word(start) in table.AFTER_A_DENIED_VERB:
         start += 1
     if scopes.next_word(start) in table.PREPOSITIONS:
         start += 1
-    if scopes.next_word(start) and scopes.next_word(start) not in table.DEFINITE:
+    unseen = scopes.raw[verb] in ("see", "find", "spot")  # "you cannot see the bus"
+    if scopes.next_word(start) and (unseen or scopes.next_word(start) not in table.DEFINITE):
         scopes.mark_nouns(start, NEGATED)
     if start == verb + 1 and not scopes.next_word(verb + 1):
         scopes.mark(verb, verb + 1, NEGATED)  # "these are not dogs."
@@ -293,6 +290,7 @@ def out_of_view(scopes: Scopes, at: int) -> None:
 
 RULES: Rules = (
     ({"but", "yet"}, but_it_is),
+    ({"except", "but"}, all_but),
     ({"away"}, away),
     ({"home"}, at_home),
     ({"used"}, used_to),
