@@ -69,7 +69,7 @@ def test_vlmevalkit_needs_one_whole_word_after_its_clean_up(answer, verdict):
         ("No\u200b", N),
         ("No\n\nThere is none.", N), ("> yes", Y), ("- **Answer:** No", N), ("1. No", N), ("(B) Yes", Y), ("A. no", N),
         ("\\boxed{No}", N), ("$\\text{No}$", N), ("✅ Yes", Y), ("y", Y), ("N", N), ("Nope", N),
-        ("Yeah, two of them", Y), ("Yeah", Y), ("Honestly no", N), ("Sadly no.", N), ("Actually yes", Y),
+        ("Yeah, two of them", Y), ("Yeah", Y), ("Actually yes", Y),
         ("Absolutely not", N), ("Definitely!", Y), ("True", Y), ("Incorrect.", N), ("None", N), ("Not really.", N),
         ("I can't see any dogs in this picture.", N),
         # what follows a clear verdict does not turn it
