@@ -43,11 +43,21 @@ _SUPPOSED = re.compile(
 )
 
 
+# "the road looks wet, but it is not", "it may look black, but it is actually blue"
+_LOOKS = re.compile(
+    r"(?P<subject>\b(?:it|this|that|they|(?:the|his|her) [a-z]+)) (?P<may>(?:may|might|could) )?"
+    r"(?:looks?|looked|seems?|appears?|appeared) (?P<seems>(?!like |to |as )[a-z]+)"
+    rf"{_WHEN}{_BUT}(?:it|they|he|she|this|that) (?:is|are) "
+    r"(?:not(?=$| [.,;:])|(?:actually|really|in fact) (?!not )[a-z]+(?=$| [.,;:])|(?(may)[a-z]+(?=$| [.,;:])|$a))"
+)
+
+
 def without_appearances(line: str) -> str:
     """The line with what only seems so put as a denial."""
     if not any(hint in line for hint in _HINTS):
         return line
     line = _IS_ANOTHER.sub(_put_right, line)
+    line = _LOOKS.sub(lambda found: f"{found['subject']} is not {found['seems']}", line)
     line = _IS_NOT.sub(lambda found: f"it is not {found['seems']}", line)
     line = _WHAT.sub(_put_right, line)
     return _SUPPOSED.sub(lambda found: f"it is {found['other']} , not a {found['seems']}", line)

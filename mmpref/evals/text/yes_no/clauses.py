@@ -132,6 +132,8 @@ _IDIOMS = [
      r"(?:(?:that |which )?you (?:are |were |have |had )?(?:mention(?:ed)?|ask(?:ed|ing)? (?:about|for)|described?)"
      r"|in question)(?= (?:is|are|was|were|can|could|does|do|has)\b)",
      ""),
+    ("by no means|in no way", r"(?:by no means|in no way)\b(?= \w)", "not"),
+    ("not at all|not in the least", r"not (?:at all|in the least)\b(?= \w)(?! (?:in|on|that|as)\b)", "not"),
     ("under no circumstances", r"under no circumstances\b", "never"),
     ("no matter", r"no matter\b", "whatever"),
     ("so far", r"so far\b", ""),
@@ -214,8 +216,13 @@ def clauses_of(text: str) -> tuple[tuple[str, ...], ...]:
             clauses.append(tuple(current[:_LONGEST_CLAUSE]))
         current.clear()
 
+    leads = bool(words) and words[0] in {"while", "whereas"}  # "while the dog is black, the cat is white"
     for index, word in enumerate(words):
         after = words[index + 1] if index + 1 < len(words) else ""
+        if word == "," and leads:
+            leads = False
+            finish()
+            continue
         if word in _MARKS or word in _JOINTS:
             finish()
             if word in {"although", "though", "unlike"}:

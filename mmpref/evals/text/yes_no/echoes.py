@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from mmpref.evals.text.singular import singular
+from mmpref.evals.text.yes_no.elsewhere import is_another_picture, is_told_by_others
 from mmpref.evals.text.yes_no.hedges import is_open
 from mmpref.evals.text.yes_no.question import Asked
 from mmpref.evals.text.yes_no.stems import stem
@@ -32,7 +33,7 @@ _PRONOUNS = word_set("it they he she that this these those both them one")
 _PASSED_OVER = word_set("to be been being have has quite slightly bright light dark deep pale brightly in fact")
 _HARDLY = frozenset({"hardly", "scarcely", "barely"})
 _WHOLE = word_set("surface whole entire all rest color colour top inside outside exterior interior shape name title")
-_NO_ADJECTIVES = word_set("and or 's not no none few some most only neither never hardly without if")
+_NO_ADJECTIVES = word_set("except besides and or 's not no none few some most only neither never hardly without if")
 _PARTLY = word_set(
     "partly partially half not-quite almost nearly mostly only completely entirely fully all totally too somewhat "
     "exactly always"
@@ -43,7 +44,9 @@ _IN_IMAGE = re.compile(
     r"|photograph|scene|"
     r"figure|frame)s?\b"
 )
-_LEAD = re.compile(r"^(?:based on|according to|looking at|as shown in|from|judging by|as|in)\b[^,]{0,100} , ")
+_LEAD = re.compile(
+    r"^(?:based on|contrary to|according to|looking at|as shown in|from|judging by|as|in)\b[^,]{0,100} , "
+)
 _RELATIVE = re.compile(r" , (?:which|who|that|whose) [^,]{1,80} ,")
 _CONTRAST = re.compile(r"(?:\brather than\b|\binstead of\b|(?:, |\band )not\b|, rather than\b)")
 
@@ -62,6 +65,8 @@ def echo_says(words: Sequence[str], asked: Asked) -> YesNo:
     if is_open([word for word in line.split() if stem(word) not in stems], names) or any(
         word in NOT_REAL - names for word in line.split()
     ):
+        return "unparsed"
+    if is_told_by_others(line.split()) or is_another_picture(line.split()):
         return "unparsed"
     contrast = _CONTRAST.search(line)
     if contrast is not None:
@@ -134,6 +139,10 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
                 return "unparsed"
             denied = True
         after = after[1:]
+    if after[:1] == ["neither"] and "nor" in after:
+        cut = after.index("nor")
+        either = _matches(after[1:cut], predicate, whole=True) or _matches(after[cut + 1 :], predicate)
+        return "no" if either and not denied else "unparsed"
     if _matches(after, predicate):
         return "no" if denied else "yes"
     shorter = _after_place(predicate)

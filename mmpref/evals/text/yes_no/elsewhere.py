@@ -62,7 +62,7 @@ def is_elsewhere(words: Sequence[str], index: int, after: int) -> bool:
         or _is_compared(before)
         or _is_traced(before)
         or _is_another_time(before)
-        or _is_another_picture([*words[:index], *following])
+        or is_another_picture([*words[:index], *following])
         or _is_shown_by_something(before, words)
         or _is_on_a_picture(before, following)
     )
@@ -75,8 +75,13 @@ def _near(before: Sequence[str]) -> tuple[str, str, str]:
     return padded[-3], padded[-2], padded[-1]
 
 
+def is_told_by_others(words: Sequence[str]) -> bool:
+    """Whether somebody in the image thinks, claims or wishes what follows, and not the one who answers."""
+    return any(word in _MINDS and not {"i", "we", "you"} & {*words[:place]} for place, word in enumerate(words[:40]))
+
+
 def _is_in_a_mind(before: Sequence[str]) -> bool:
-    if any(word in _MINDS and not {"i", "we", "you"} & {*before[:place]} for place, word in enumerate(before)):
+    if is_told_by_others(before):
         return True
     earlier, verb, preposition = _near(before)
     if earlier in {"reminds", "remind"} and preposition == "of":
@@ -111,7 +116,8 @@ def _is_another_time(before: Sequence[str]) -> bool:
     return bool(pairs & {("must", "have"), ("had", "been"), ("used", "to"), ("once", "was"), ("was", "once")})
 
 
-def _is_another_picture(words: Sequence[str]) -> bool:
+def is_another_picture(words: Sequence[str]) -> bool:
+    """Whether the words speak of another picture than the one asked about."""
     return any(
         word in _OTHER_PICTURE
         and after in IMAGE_WORDS - {"frame", "view", "here", "shot"}

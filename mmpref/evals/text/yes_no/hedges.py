@@ -16,6 +16,8 @@ def is_open(words: Sequence[str], names: frozenset[str] = frozenset()) -> bool:
                 continue
             return True
         after = words[index + 1] if index + 1 < len(words) else ""
+        if word in {"before", "once"} and index == len(words) - 1 and {"was", "were"} & {*words[:12]}:
+            return True
         if (word, after) in {("used", "to"), ("was", "once"), ("were", "once"), ("last", "thing")}:
             return True
         if word in {"out", "outside", "off", "beyond"} and set(words[index + 1 : index + 4]) & _EDGES:

@@ -135,7 +135,7 @@ def _is_said_to_be(words: Sequence[str], after: int, modifiers: Sequence[str]) -
     for place in range(after, min(after + 8, len(words))):
         if words[place] in {"is", "are"}:
             rest = [word for word in words[place + 1 : place + 8] if word not in ADVERBS - {"all"}]
-            return tuple(rest[: len(modifiers)]) == tuple(modifiers)
+            return tuple(rest[: len(modifiers)]) == tuple(modifiers) and "or" not in rest
         if words[place] in {",", "and", "not", "no"}:
             return False
     return False

@@ -267,6 +267,8 @@ def _statement(line: str) -> Asked:
         words = words[1:]
         if words[0] == "not":  # "isn't the sky blue" asks whether it is
             words = words[1:]
+        if not words:
+            return Asked("statement")
     if len(words) > 2 and "not" in words:
         negated = True
         words = [word for word in words if word != "not"]

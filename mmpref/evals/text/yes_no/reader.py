@@ -29,7 +29,7 @@ from mmpref.evals.text.yes_no.presence import Said, presence_says
 from mmpref.evals.text.yes_no.question import Asked, content_words, read_question
 from mmpref.evals.text.yes_no.tools import YesNo
 from mmpref.evals.text.yes_no.unasked import doubts_unasked, read_unasked
-from mmpref.evals.text.yes_no.words import ADVERBS, word_set
+from mmpref.evals.text.yes_no.words import ADVERBS, NO_WORDS, YES_WORDS, word_set
 from mmpref.evals.text.yes_no.wrapping import (
     first_turn,
     fold,
@@ -58,7 +58,7 @@ _REASON_LINE = re.compile(
 _ANSWER_LINE = re.compile(
     r"(?:^|[\n.!?;:)\]]|\bso|\bthus|\btherefore|\bhence|,|\bmy|\bthe)\s{0,5}(?:the |my )?(?:final |correct |short "
     r"|overall )?(?:answer|verdict|conclusion|prediction)\s{0,5}"
-    r"(?:(?:is|would be|must be|should be|will be|has to be)\b\s{0,5}:?|[:=]|to (?:the|this|your"
+    r"(?:(?:is|would be|must be|should be|will be|has to be)\b\s{0,5}:?|[:=]|(?<=\n)|to (?:the|this|your"
     r"|that) question (?:\"[^\"]*\" |of [^.?!]{0,80} |\([^)]*\) )?is\b\s{0,5}:?)\s{0,5}(?P<rest>[^\n]*)"
 )
 _OPTION = re.compile(
@@ -89,7 +89,11 @@ _FLIPS = re.compile(
     r"|believe|suppose|imagine|feel|see how)(?: that)? "
     r"|^(?:there is )?no (?:way|chance|indication|evidence|sign|reason to (?:think|believe)|proof"
     r"|hint)(?: that)? (?=there|a|an|any|the|it)"
-    r"|^i (?:highly |really |very much |seriously )?doubt(?: that| if| whether)? |^it is (?:very |highly |quite "
+    r"|^i (?:highly |really |very much |seriously )?doubt(?: that| if| whether)? "
+    r"|^(?:i|we) would not (?:really |go so far as to )?(?:say|claim)(?: that)? "
+    r"|^(?:there is )?nothing (?:in (?:the|this) \w+ )?"
+    r"(?:to )?(?:suggests?|indicates?|implies|imply|proves?)(?: that)? "
+    r"|^it (?:is|seems|appears|looks) (?:very |highly |quite "
     r"|rather |most )?(?:unlikely|improbable|doubtful)(?: that)? "
     r"|^it is not (?:very |at all )?(?:likely|probable)(?: that)? |^it (?:does|do) not (?:seem|appear"
     r"|look)(?: that| like| as if| as though)? "
@@ -245,6 +249,8 @@ def _claims(body: str, asked: Asked) -> list[_Claim]:
     sentences = sentences_of(text)
     corrected = unrelated = False
     for index, sentence in enumerate(sentences):
+        if len(sentences) > 1 and len(sentence.words) == 1 and sentence.words[0].isdigit():
+            continue  # the number of a list
         if sentence.asks:
             if claims:
                 break  # another question: the first answer ends here
@@ -407,7 +413,7 @@ def _inner_claims(words: Sequence[str], asked: Asked, concluding: str, kind: str
     if part != "unparsed":
         found.append((concluding or kind, part))
         words = rest
-    elif not conditional:
+    elif not conditional and not (YES_WORDS | NO_WORDS) & {*asked.predicate}:
         said = (bare_word_says(piece) for piece in _comma_parts(words))
         part = next((each for each in said if each != "unparsed"), "unparsed")
         if part != "unparsed":
@@ -533,7 +539,8 @@ def _statement_says(words: Sequence[str], asked: Asked) -> Said:
     inverted = asked.negated and said != "unparsed"
     if said == "unparsed" and shortened is not words:
         said = phrase_says(shortened, asked)
-    if said == "unparsed" or (shortened is words and is_doubt(words)):
+    own = {*asked.subject, *asked.predicate}
+    if said == "unparsed" or (shortened is words and is_doubt([word for word in words if word not in own])):
         return "unparsed"
     if said == "weak":
         return "unparsed" if flips or reverses or inverted else said

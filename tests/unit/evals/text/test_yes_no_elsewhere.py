@@ -98,3 +98,40 @@ def test_sure_before_an_answer_in_other_dress_changes_nothing(wrapped):
 @pytest.mark.parametrize("answer", ["The TV is next to a dog.", "A dog sits on the rug.", "The mug is beside a dog."])
 def test_things_that_could_carry_a_picture_leave_a_real_dog_alone(answer):
     assert read_mmpref(answer, QUESTION) == "yes"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reading"),
+    [
+        ("Everything except the cat is black.", "unparsed"), ("The man thinks the cat is black.", "unparsed"),
+        ("The cat in another picture is black.", "unparsed"), ("The cat is either black or white.", "unparsed"),
+        ("The cat is black or white.", "unparsed"), ("The cat was black before.", "unparsed"),
+        ("It seems unlikely that the cat is black.", "no"), ("Nothing suggests that the cat is black.", "no"),
+        ("I wouldn't say the cat is black.", "no"), ("The cat is by no means black.", "no"),
+        ("The cat is not at all black.", "no"), ("The cat is neither black nor white.", "no"),
+        ("While the dog is black, the cat is not black.", "no"), ("The cat looks black, but it isn't.", "no"),
+        ("The cat may look black, but it is white.", "no"), ("The cat looks black, but it is big.", "yes"),
+        ("While the dog is white, the cat is black.", "yes"),
+    ],
+)  # fmt: skip
+def test_an_attribute_is_told_from_what_only_has_its_words(answer, reading):
+    assert read_mmpref(answer, "Is the cat black in this image?") == reading
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "reading"),
+    [
+        ("Is the water clear?", "The water isn't clear, it is muddy.", "no"),
+        ("Is the water clear?", "It is not clear whether the water is clear.", "unparsed"),
+        ("Is there a clock in the image?", "1. What colour is the wall?\n2. Is there a window?", "unparsed"),
+        ("Is there a clock in the image?", "It could be one. Anything else?\n\n**Final Answer**\n\nNo", "no"),
+        ("Is the output of the code 'No'?", "So the output is 'Yes'.", "unparsed"),
+    ],
+)
+def test_words_of_the_question_are_no_verdict(question, answer, reading):
+    assert read_mmpref(answer, question) == reading
+
+
+@pytest.mark.parametrize("question", ["DOESNT", "Is", "Isn't?", "Does not", "'?", "Are there no"])
+def test_questions_of_a_word_or_two_are_taken(question):
+    assert read_mmpref("There is a dog.", question) == "unparsed"
