@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mmpref.evals.text.singular import singular
-from mmpref.evals.text.yes_no.claims_about import judged_claim
+from mmpref.evals.text.yes_no.claims_about import judged_claim, without_stance
 from mmpref.evals.text.yes_no.clauses import Sentence, sentences_of
 from mmpref.evals.text.yes_no.echoes import contact_says, echo_says, ellipsis_says
 from mmpref.evals.text.yes_no.languages import foreign_word_says
@@ -83,50 +83,6 @@ _CORRECTS = re.compile(
 )
 _HELPS = re.compile(r"\b(?:help|assist|upload|provide|share|look at it|happy to)\b")
 _QUOTED = re.compile(r"\"[^\"\n]*\?[^\"\n]*\"|'(?:is|are|does|do|can)\b[^'\n]*\?'")
-_FLIPS = re.compile(
-    r"^i would be (?:very |quite |rather |really )?(?:surprised|amazed|astonished) (?:if|to (?:see|find)) |"
-    r"^(?:i|we) (?:really |honestly |personally )?(?:do|would|did|can) not (?:really |actually )?(?:think"
-    r"|believe|suppose|imagine|feel|see how)(?: that)? "
-    r"|^(?:there is )?no (?:way|chance|indication|evidence|sign|reason to (?:think|believe)|proof"
-    r"|hint)(?: that)? (?=there|a|an|any|the|it)"
-    r"|^i (?:highly |really |very much |seriously )?doubt(?: that| if| whether)? "
-    r"|^(?:i|we) would not (?:really |go so far as to )?(?:say|claim)(?: that)? "
-    r"|^(?:there is )?nothing (?:in (?:the|this) \w+ )?"
-    r"(?:to )?(?:suggests?|indicates?|implies|imply|proves?)(?: that)? "
-    r"|^it (?:is|seems|appears|looks) (?:very |highly |quite "
-    r"|rather |most )?(?:unlikely|improbable|doubtful)(?: that)? "
-    r"|^it is not (?:very |at all )?(?:likely|probable)(?: that)? |^it (?:does|do) not (?:seem|appear"
-    r"|look)(?: that| like| as if| as though)? "
-)
-_REVERSES = re.compile(
-    r"^(?:it|that|this) is (?:simply |just |certainly |definitely )?(?:not (?:true|correct|the case|right"
-    r"|accurate)|false|incorrect|untrue|wrong|not so)(?: to (?:say|claim))?(?: that)? "
-    r"|^i (?:can|could|would) not say(?: that)? (?=there (?:is|are) no)|^it would be (?:wrong|incorrect|false"
-    r"|inaccurate|untrue) to (?:say|claim|state)(?: that)? "
-    r"|^i would not (?:say|call it|claim)(?: that)? (?=there (?:is|are) an?)"
-)
-_LEANS = re.compile(
-    r"^(?:i|we) (?:do |really |would |can |also |strongly |certainly )*(?:suspect|wager|bet|venture|reckon|say|argue"
-    r"|notice|note|think|believe|guess|suppose|assume"
-    r"|reckon|confirm|conclude|presume|gather|tell)(?: that)? "
-    r"|^(?:i am|we are) (?:fairly |quite |pretty |very |almost |absolutely |reasonably )*(?:sure|certain"
-    r"|confident|convinced|positive)(?: that)? "
-    r"|^it (?:really |certainly |also |rather )*(?:seems|appears|looks)(?: to me)?(?: that| like| as if"
-    r"| as though)? (?=there|a|an|the|some|two|it|he|she|they|someone|one)"
-    r"|^it is (?:very |quite |most |highly |rather )*(?:likely|probable|clear|obvious|evident|true|correct"
-    r"|certain|safe to say|apparent|fair to say|right|accurate to say|plain)(?: that)? "
-    r"|^(?:i|we) (?:am|are) (?:rather |very )?(?:inclined|tempted) to (?:say|think|believe)(?: that)? "
-    r"|^i would like to (?:point out|note|add|say)(?: that)? "
-    r"|^(?:apparently|undoubtedly|probably|likely|presumably|evidently|supposedly|seemingly) "
-    r"|^(?:chances are|there is (?:a |every |some )?(?:very )?(?:good|high|strong|great|decent) (?:chance"
-    r"|possibility|probability|likelihood|indication)(?: that)?|it would be (?:correct|right|accurate|fair"
-    r"|safe) to (?:say|conclude)(?: that)?|my guess is|in my (?:opinion|view)|to me|the answer is|i would say"
-    r"|as you can see"
-    r"|you can see|one can see)(?: that)? ?,? "
-    r"|^(?:based on|according to|looking at|from|judging by|judging from|after|upon|given|considering|in|having"
-    r"|to answer)\b[^,]{0,120} , "
-    r"|^(?:the )?(?:answer|verdict) : "
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,7 +464,6 @@ def _comma_parts(words: Sequence[str]) -> list[Sequence[str]]:
 
 def _statement_says(words: Sequence[str], asked: Asked) -> Said:
     """What a clause states about what was asked for, with "I think", "it is not true that" and the like taken in."""
-    flips = reverses = False
     line = " ".join(words[:200])
     judged = judged_claim(line)
     if judged is not None:
@@ -516,22 +471,10 @@ def _statement_says(words: Sequence[str], asked: Asked) -> Said:
         if judged[1] == "held" or said in {"unparsed", "weak"}:
             return said if judged[1] == "held" else "unparsed"
         return "no" if said == "yes" else "yes"
-    for _ in range(3):
-        if (found := _REVERSES.match(line)) is not None:
-            reverses = not reverses
-        elif (found := _FLIPS.match(line)) is not None:
-            if flips:
-                return "unparsed"
-            flips = True
-        else:
-            found = _LEANS.match(line)
-            if found is None:
-                break
-            if found.group().rstrip().endswith(",") and any(
-                word in found.group().split() for word in ("if", "no", "not")
-            ):
-                break
-        line = line[found.end() :].lstrip(" ,")
+    stance = without_stance(line)
+    if stance is None:
+        return "unparsed"
+    line, flips, reverses = stance
     shortened = line.split() if len(line) < len(" ".join(words[:200])) else words
     if not shortened:
         return "unparsed"
