@@ -64,6 +64,10 @@ def is_noun_head(words: Sequence[str], index: int, size: int) -> bool:
     after, last = words[index + size], words[index + size - 1]
     if after == "'s":
         return False
+    if after == "of" and last in {"couple", "crowd", "bed", "family", "team"}:
+        return False  # "a couple of bowls", "a bed of vegetables"
+    if last == "orange" and after in {"and", ","} and set(words[index + size + 1 : index + size + 2]) & _COLORS:
+        return False
     if after in {",", '"', "/"} or after in _FOLLOWERS or after.isdigit():
         return True
     further = words[index + size + 1] if index + size + 1 < len(words) else ""
@@ -77,6 +81,7 @@ def is_noun_head(words: Sequence[str], index: int, size: int) -> bool:
     return singular(last) != last or last in {"people", "men", "women", "children"}
 
 
+_COLORS = word_set("white black brown grey gray red blue green yellow pink purple")
 _FOLLOWERS = (
     PREPOSITIONS | AUXILIARIES | CONJUNCTIONS | PRONOUNS | ADVERBS | DETERMINERS | PRESENT | ABSENT
     | word_set(
@@ -116,7 +121,8 @@ def is_asserted(words: Sequence[str], index: int, size: int, state: Place) -> bo
         return True
     if singular(last) == last and last not in {"people", "men", "women", "children"}:
         before = words[index - 1] if index else ""
-        plain = before in {"have", "has", "exist", "exists", "is", "see", "shows", "contains"} and index <= 4
+        there = before != "is" or words[max(0, index - 2)] == "there"
+        plain = there and before in {"have", "has", "exist", "exists", "is", "see", "shows", "contains"} and index <= 4
         return (
             last in {"someone", "somebody"}
             or plain

@@ -135,7 +135,9 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
         if not word.endswith("ing"):
             state.preposition = ""
         plural = (
-            state.determiner in NUMBERS or state.determiner.isdigit() or state.determiner in {"several", "many", "some"}
+            state.determiner in NUMBERS
+            or state.determiner.isdigit()
+            or state.determiner in QUANTITIES | {"several", "many", "some"}
         )
         if word in AUXILIARIES or word in VERBS or (plural and words[index - 1] not in DETERMINERS):
             state.determiner, state.number = "", None

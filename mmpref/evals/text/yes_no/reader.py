@@ -232,6 +232,7 @@ def _is_courtesy(sentence: Sentence) -> bool:
     return words <= _COURTESY
 
 
+_COUNTED = frozenset({"number", "count", "total", "answer", "amount"})
 _COURTESY = word_set("sure certainly of course well ok okay alright gladly right , thing")
 
 
@@ -284,6 +285,10 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
         before = (
             starts and verdict_says(without_fillers(clause))[1] > 0
         )  # "no, wait": the word stands before the correction
+        if len(clause) == 1 and clause[0].isdigit() and len(sentence.clauses) > 1:
+            counted = sentence.clauses[place - 1] if place else ()
+            if not any(word in _COUNTED or singular(word) in asked.names for word in counted):
+                continue  # "12:00", but "dogs: 3"
         if len(sentence.clauses) > 1 and set(clause) <= _COURTESY:
             continue  # "sure, there is a cat" says nothing of a dog
         made = _clause_claims(clause, asked, opens=place == 0)
