@@ -80,6 +80,8 @@ _LEANS = re.compile(
     r"|^it is (?:very |quite |most |highly |rather )*(?:likely|probable|clear|obvious|evident|true|correct"
     r"|certain|safe to say|apparent|fair to say|right|accurate to say|plain)(?: that)? "
     r"|^(?:i|we) (?:am|are) (?:rather |very )?(?:inclined|tempted) to (?:say|think|believe)(?: that)? "
+    r"|^(?:i am|we are) (?:afraid|sorry to say|happy to say|glad to say|pleased to say)(?: that)? "
+    r"|^it must be (?:said|noted|pointed out)(?: that)? "
     r"|^i would like to (?:point out|note|add|say)(?: that)? "
     r"|^(?:apparently|undoubtedly|probably|likely|presumably|evidently|supposedly|seemingly) "
     r"|^(?:chances are|there is (?:a |every |some )?(?:very )?(?:good|high|strong|great|decent) (?:chance"

@@ -231,6 +231,8 @@ def is_restricted(words: Sequence[str], after: int, thing: Thing) -> bool:
             return True
         if word in PREPOSITIONS and word not in {"as", "of", "to", "about", "among", "amongst", "amid"}:
             near = rest[place + 1 : place + 8]
+            if tuple(near[:2]) == ("this", "one"):
+                continue
             if not any(each in IMAGE_WORDS or each in {"sight", "all", "any", "it"} for each in near):
                 return True
     return False

@@ -81,9 +81,11 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
     if word in {"who", "that", "which"}:
         state.relative = True
     if state.pending:
-        state.pending = word not in PERCEPTION_VERBS | EXISTENCE_VERBS
-        if not state.pending and word == "make" and after == "out":
+        state.pending = word not in PERCEPTION_VERBS | EXISTENCE_VERBS | _FOUND
+        if word == "make" and after == "out":
             state.pending = True
+        if word == "out" and words[index - 1] == "make":
+            state.pending = False
         state.noun_since = index + 1
         return
     if state.denied == "nothing" and word not in LIKE_NOTHING and word not in ADVERBS:
@@ -131,6 +133,10 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
         ):
             state.denied = "open"
         return
+    if word.endswith(("ed", "wn")) and word in VERBS and index and words[index - 1] in {"a", "an", "the"}:
+        return  # "a parked car"
+    if word == "be" and index and words[index - 1] == "not":
+        return  # "there can not be a dog"
     if word in AUXILIARIES or word in VERBS or (word.endswith("ing") and word not in NOUNS_IN_ING):
         if not word.endswith("ing"):
             state.preposition = ""
@@ -219,6 +225,9 @@ def _about_image(words: Sequence[str], index: int) -> bool:
     return not before or any(word in IMAGE_WORDS or word in PLACES for word in before) or before[0] in SUBJECTS
 
 
+_FOUND = frozenset({"found", "seen", "spotted", "noticed", "detected", "identified", "located", "observed"})
+
+
 def _not_means(words: Sequence[str], index: int) -> str:
     """What "not" denies: what follows, or something else."""
     before = words[index - 1] if index else ""
@@ -227,8 +236,11 @@ def _not_means(words: Sequence[str], index: int) -> str:
         place += 1
     after = words[place] if place < len(words) else ""
     subject = words[max(0, index - 12) : index]
-    if before in BE_WORDS and "there" in subject:
+    may_be = before in {"can", "will"} and "be" in words[index + 1 : index + 2]  # "there can not be a dog"
+    if "there" in subject and (before in BE_WORDS or may_be):
         return "deny"
+    if after in _FOUND and before in {"have", "has", "had"}:
+        return "deny" if set(subject) & {"i", "we", "you"} else "open"
     if after in {"make"} and "out" not in words[place : place + 2]:
         return "open"
     if after in PERCEPTION_VERBS:
@@ -244,7 +256,7 @@ def _denies_verb(words: Sequence[str], index: int) -> bool:
     place = index + 1
     while place < len(words) and (words[place] in ADVERBS - {"all"} or words[place] in {"be", "been", "able", "to"}):
         place += 1
-    return place < len(words) and words[place] in PERCEPTION_VERBS | EXISTENCE_VERBS
+    return place < len(words) and words[place] in PERCEPTION_VERBS | EXISTENCE_VERBS | _FOUND
 
 
 def _vague(words: Sequence[str], index: int) -> bool:

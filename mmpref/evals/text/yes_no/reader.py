@@ -333,6 +333,8 @@ def _clause_claims(clause: tuple[str, ...], asked: Asked, opens: bool) -> list[t
         return [(kind, said)] if said != "unparsed" else []
     found: list[tuple[str, YesNo]] = []
     said, size = verdict_says(words)
+    if kind == "inner" and (YES_WORDS | NO_WORDS) & {*asked.predicate}:
+        said = "unparsed"  # "print('yes')", where the question speaks of a text that says no
     if said != "unparsed":
         found.append((kind, said))
         words = without_fillers(words[size:])

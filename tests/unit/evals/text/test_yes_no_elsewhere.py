@@ -41,6 +41,10 @@ DENIED = {
         "It looks like a dog, but it isn't.", "What appears to be a dog is actually a cat.",
         "At first I thought it was a dog, but it's a cat.", "You might think it's a dog, but it is not.",
     ],
+    "around the claim": [
+        "I'm afraid there's no dog.", "It must be said that there is no dog.", "I haven't found any dog.",
+        "There can't be a dog in this image.", "There is a lack of dogs.", "No dogs in this one.",
+    ],
     "nowhere": ["Nowhere in the picture is there a dog.", "Nowhere is a dog to be seen."],
     "a number": ["The count of dogs is zero.", "The number of dogs in the image is 0.", "There are 0 dogs."],
     "one of several": [
@@ -60,6 +64,7 @@ ASSERTED = {
     "an exception": ["Apart from a dog, there is nothing in the image."],
     "taken back": ["No, wait, yes, there is one.", "No wait, yes."],
     "a number": ["The number of dogs is 3."],
+    "an adjective that looks like a verb": ["A parked dog is visible on the left."],
     "not to be missed": ["The dog cannot be missed.", "One cannot overlook the dog in the middle."],
 }
 
@@ -125,6 +130,7 @@ def test_an_attribute_is_told_from_what_only_has_its_words(answer, reading):
         ("Is the water clear?", "It is not clear whether the water is clear.", "unparsed"),
         ("Is there a clock in the image?", "1. What colour is the wall?\n2. Is there a window?", "unparsed"),
         ("Is there a clock in the image?", "It could be one. Anything else?\n\n**Final Answer**\n\nNo", "no"),
+        ("Is the output of the code 'No'?", "`print('Yes')` runs.", "unparsed"),
         ("Is the output of the code 'No'?", "So the output is 'Yes'.", "unparsed"),
     ],
 )
