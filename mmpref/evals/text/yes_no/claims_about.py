@@ -1,4 +1,4 @@
-"""Words around a claim: "I think that", "it is unlikely that", and answers that judge one ("the claim ... is false")."""
+"""Words around a claim: "I think that", "it is unlikely that", and answers that judge one ("the claim is false")."""
 
 from __future__ import annotations
 
