@@ -272,7 +272,9 @@ def _statement(line: str) -> Asked:
     if len(words) > 2 and "not" in words:
         negated = True
         words = [word for word in words if word != "not"]
-    if _EITHER.search(line) and "either" not in words and "whether" not in words:
+    if _EITHER.search(line) and not {"either", "whether", "all", "any", "both", "every", "each", "some"} & set(
+        line.split()
+    ):
         return Asked("choice")
     subject, predicate = _subject_and_predicate(words)
     things: tuple[Thing, ...] = ()

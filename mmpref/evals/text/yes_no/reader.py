@@ -232,6 +232,7 @@ def _is_courtesy(sentence: Sentence) -> bool:
     return words <= _COURTESY
 
 
+_IT_IS = {(subject, verb) for subject in ("it", "they", "he", "she") for verb in ("is", "are", "does", "do", "was")}
 _COUNTED = frozenset({"number", "count", "total", "answer", "amount"})
 _COURTESY = word_set("sure certainly of course well ok okay alright gladly right , thing")
 
@@ -291,6 +292,8 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
                 continue  # "12:00", but "dogs: 3"
         if len(sentence.clauses) > 1 and set(clause) <= _COURTESY:
             continue  # "sure, there is a cat" says nothing of a dog
+        if claims and clause in _IT_IS:
+            continue  # "no, it is" adds nothing to the word
         made = _clause_claims(clause, asked, opens=place == 0)
         if not made and seen_correction and (is_doubt(clause) or "reconsider" in clause):
             claims.append(_Claim("doubt", "unparsed", corrected=True))

@@ -100,6 +100,7 @@ def test_the_questions_own_words_count(question, answer, said):
         ("Does the picture show a dog?", "presence"), ("Is a dog visible in the image?", "presence"),
         ("There is a dog, isn't there?", "presence"), ("Is there direct contact between the cup and plate?", "contact"),
         ("Is the sky blue in this image?", "statement"), ("Is the sky blue or grey?", "choice"), ("", "unknown"),
+        ("Are all the items in this figure vegetables or fruits?", "statement"),
         ("Is the sky blue or grey? Please answer yes or no.", "statement"),
     ],
 )  # fmt: skip
