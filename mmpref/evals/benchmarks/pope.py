@@ -57,13 +57,27 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     """The questions of one or several splits as samples.
 
     Raises:
-        DataError: a row misses a key, or its label is neither yes nor no.
+        DataError: a row misses a key, its label is neither yes nor no, or one split stands there twice.
     """
     splits = _by_split(source)
     rows = [(split, where, row) for split, part in splits.items() for where, row in _split_rows(part, split)]
+    _refuse_split_twice(splits, rows)
     file = next((Path(str(part)).stem for part in splits.values() if is_path(part) and len(splits) == 1), "")
     named = next((split for split in SPLITS if split in file), "")
     return _samples(rows, str(options["prompt_suffix"]), named)
+
+
+def _refuse_split_twice(splits: Mapping[str, Source], rows: Sequence[tuple[str, str, Row]]) -> None:
+    """Refuse a copy of a split under another name, which would count it twice."""
+    asked: dict[str, list[Row]] = {split: [] for split in splits}
+    for split, _, row in rows:
+        asked[split].append(row)
+    seen: list[str] = []
+    for split, own in asked.items():
+        same = next((other for other in seen if asked[other] == own), None)
+        if own and same is not None and not {same, split} <= set(SPLITS):
+            raise DataError(f"splits {same!r} and {split!r} have the same rows; give each split once")
+        seen.append(split)
 
 
 def _split_rows(part: Source, split: str) -> list[tuple[str, Row]]:
@@ -100,7 +114,10 @@ def _name_splits(files: Sequence[Path]) -> dict[str, Source]:
     for names in (_official_names(stems), stems, _official_names(folders), folders):
         if len(set(names)) == len(names):
             return dict(zip(names, files, strict=True))
-    raise DataError(f"files of several splits share a name: {first_ids(stems)}; give a mapping of split to file")
+    raise DataError(
+        f"files of several splits share a name: {first_ids(stems)}; give each split once, with its name in that of its "
+        "file or folder"
+    )
 
 
 def _official_names(names: Sequence[str]) -> list[str]:

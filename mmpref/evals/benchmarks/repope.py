@@ -97,12 +97,21 @@ def _with_removed(samples: Sequence[EvalSample], former: Sequence[EvalSample]) -
                     f"pass POPE's newest revision of the same split, {_former(asked)}"
                 )
             out.append(_both(sample, new, asked[0]))
+        if not own and len(asked) == len(of_pope) and _labels(asked) == _labels(of_pope):
+            raise DataError(
+                f"`pope=` has the same {len(asked)} questions and labels{f' of split {split!r}' if split else ''} as "
+                f"the questions, so these are no labels to compare with; pass POPE's own, {_former(asked)}"
+            )
         if own:
             raise DataError(
                 f"{len(own)} questions are not among those of `pope=`, the first is {next(iter(own.values())).id!r}; "
                 f"pass POPE's files of the same splits, {_former(samples)}"
             )
     return tuple(out)
+
+
+def _labels(samples: Sequence[EvalSample]) -> dict[str, str]:
+    return {number_of(sample.id): str(sample.target).strip().lower() for sample in samples}
 
 
 def _both(former: EvalSample, new: EvalSample | None, other: EvalSample) -> EvalSample:

@@ -368,3 +368,15 @@ def test_json_that_is_nested_without_end_is_an_error(tmp_path):
     (tmp_path / "a.jsonl").write_text("[" * 200_000, encoding="utf-8")
     with pytest.raises(DataError, match=r"a\.jsonl, line 1 is not JSON"):
         score("pope", [{"question_id": 1, "image": "a", "text": "?", "label": "yes"}], tmp_path / "a.jsonl")
+
+
+def test_a_copy_of_a_split_is_not_counted_twice(tmp_path):
+    rows = [
+        {"question_id": n, "image": f"{n}.jpg", "text": f"Is there a {thing} in the image?", "label": label}
+        for n, (thing, label) in enumerate([("dog", "yes"), ("cat", "no")], 1)
+    ]
+    files = [tmp_path / "coco_pope_random.json", tmp_path / "copy.json"]
+    for file in files:
+        file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises(DataError, match="splits 'random' and 'copy' have the same rows; give each split once"):
+        score("pope", files, [{"question_id": 1, "text": "Yes"}])

@@ -91,6 +91,17 @@ def test_answers_to_removed_questions_are_left_out_and_counted():
     assert not any("left out" in note for note in without.notes)
 
 
+def test_the_questions_are_no_former_labels():
+    rows = [
+        {"question_id": n, "image": f"{n}.jpg", "text": f"Is there a thing {n} in the image?", "label": label}
+        for n, label in enumerate(["yes", "no"] * 3, 1)
+    ]
+    with pytest.raises(
+        DataError, match=r"the same 6 questions and labels as the questions.*`pope=coco_pope_random.json`"
+    ):
+        score("repope", rows, texts(*["Yes"] * 6), pope=rows)
+
+
 def test_a_part_of_the_questions_is_warned_of():
     """RePOPE removed one question of nine to thirteen; an answer file with many more has other questions missing."""
     rows = [

@@ -393,5 +393,5 @@ def test_splits_in_folders_of_their_own_are_told_apart_by_the_folder(tmp_path):
     swapped = {"popular": [asked(1, "dog"), asked(2, "bench")], "random": splits["random"]}
     with pytest.raises(DataError, match="1 of 2 rows show another question"):
         score("pope", swapped, {"popular": files[1], "random": files[1]})
-    with pytest.raises(DataError, match="share a name"):
+    with pytest.raises(DataError, match=r"share a name.*; give each split once, with its name in that of its file or"):
         score("pope", splits, [files[0], files[0]])
