@@ -144,11 +144,20 @@ def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mappin
     return load_answers_by_part(source, samples, PARTS, rules, prepare=_with_letter)
 
 
-def _with_letter(row: Row) -> Row:
-    """A row of the script's table, which holds the number of the choice that was read and not the answer itself."""
-    number = str(row.get("pred_idx", "")).removesuffix(".0")
-    if text_key(row) is not None or number not in ("-1", "0", "1", "2", "3", "4"):
+def _with_letter(row: Row, place: str) -> Row:
+    """A row of the script's table, which holds the number of the choice that was read and not the answer itself.
+
+    Raises:
+        DataError: it is the number of no choice.
+    """
+    if text_key(row) is not None or "pred_idx" not in row:
         return row
+    number = str(row["pred_idx"]).removesuffix(".0")
+    if number not in ("-1", "0", "1", "2", "3", "4"):
+        raise DataError(
+            f"{place}: pred_idx is {short(row['pred_idx'])}; expected the number of a choice, from 0 to 4, or -1 where "
+            "none was read"
+        )
     return {**row, "text": "" if number == "-1" else ascii_uppercase[int(number)], READ_AS: "FINER's table"}
 
 

@@ -8,7 +8,7 @@ alike, the part stands before the id: ``exist/17``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from mmpref.evals.files.matching import match
 from mmpref.evals.files.models_named import refuse_several_models
 from mmpref.evals.files.question_rows import question_rows
 from mmpref.evals.files.question_tables import question_table
+from mmpref.evals.files.question_words import asked_text
 from mmpref.evals.files.row_ids import IdRules
 from mmpref.evals.files.rows import Saved
 from mmpref.files.rows import Row, Source, is_path
 from mmpref.files.tables import TABLES
-from mmpref.records import Answer, EvalSample
+from mmpref.records import Answer, EvalSample, ResultWarning
 
 PART = "part"
 """Key of a sample's ``meta`` under which it has its part."""
@@ -112,12 +113,15 @@ def load_answers_by_part(
     parts: Sequence[str],
     rules: IdRules,
     *,
-    prepare: Callable[[Row], Row] = lambda row: row,
+    prepare: Callable[[Row, str], Row] = lambda row, place: row,
 ) -> Saved:
     """Answers from one file or from one of each part, matched with the questions of their part.
 
+    A file of a part that is not asked is left out where another one is of a part that is; alone it may only have the
+    wrong name, which is a warning unless its rows show what they answer.
+
     Args:
-        prepare: a row of a tool's own layout -> one with the answer as text.
+        prepare: a row of a tool's own layout and its place -> one with the answer as text.
 
     Raises:
         DataError: as in ``matching.match``, or answers of several models.
@@ -125,12 +129,32 @@ def load_answers_by_part(
     answers: list[Answer] = []
     read_as: dict[str, None] = {}
     notes: dict[str, None] = {}
-    sources = [(part, name_of(one), list(map(prepare, read_rows(one)))) for part, one in _by_part(source, parts)]
+    warnings: list[ResultWarning] = []
+    sources = [(part, name_of(one), _prepared(one, prepare)) for part, one in _by_part(source, parts)]
     refuse_several_models((row for _, _, rows in sources for row in rows), ", ".join(name for _, name, _ in sources))
+    asked = {str(sample.meta[PART]) for sample in samples}
     for part, where, rows in sources:
+        if part and asked.isdisjoint((part, "")):
+            if any(other in asked for other, _, _ in sources):
+                notes[f"{len(rows)} answers to other parts are left out: {part}"] = None
+                continue
+            warnings += [] if any(map(asked_text, rows)) else [_other_part(where, part, asked)]
         own = [sample for sample in samples if sample.meta[PART] == part] if part else []
         found = match(rows, own or samples, where, replace(rules, prefix=f"{part}/" if own else ""), among=samples)
         answers += found.answers
         read_as.setdefault(found.read_as)
         notes |= dict.fromkeys(found.notes)
-    return Saved(answers, read_as="; ".join(read_as), notes=tuple(notes))
+    return Saved(answers, read_as="; ".join(read_as), notes=tuple(notes), warnings=tuple(warnings))
+
+
+def _prepared(source: Source, prepare: Callable[[Row, str], Row]) -> list[Row]:
+    where = name_of(source)
+    return [prepare(row, f"{where}, row {number}") for number, row in enumerate(read_rows(source), 1)]
+
+
+def _other_part(where: str, part: str, asked: Collection[str]) -> ResultWarning:
+    return ResultWarning(
+        "other_split",
+        f"{where} is named for the part {part}, and the questions are those of {' and '.join(sorted(asked))}, whose "
+        "ids may be the same: answers to another part?",
+    )

@@ -106,6 +106,21 @@ def test_answers_to_one_file_are_no_answers_to_the_other(tmp_path):
         score("crpe", [exist, relation], answers)
 
 
+def test_answers_named_for_another_part_are_warned_of_or_left_out(tmp_path):
+    """The parts count their ids alike, so that bare letters tell nothing."""
+    exist = jsonl(tmp_path / "crpe_exist.jsonl", EXIST)
+    named = jsonl(tmp_path / "a_relation.jsonl", right(EXIST))
+    assert [w.code for w in score("crpe", exist, named, resamples=5).warnings] == ["other_split"]
+    shown = [{**row, "prompt": asked["text"]} for row, asked in zip(right(EXIST), EXIST, strict=True)]
+    assert score("crpe", exist, jsonl(named, shown), resamples=5).warnings == ()
+    jsonl(named, right(RELATION))
+    found = score("crpe", exist, [jsonl(tmp_path / "a_exist.jsonl", right(EXIST)), named], resamples=5)
+    assert (found.n, found.metrics["accuracy"], found.warnings) == (8, 1, ())
+    assert "4 answers to other parts are left out: relation" in found.notes
+    unnamed = jsonl(tmp_path / "q" / "questions.jsonl", EXIST)
+    assert score("crpe", unnamed, jsonl(named, right(EXIST)), resamples=5).warnings == ()
+
+
 def test_a_tool_that_asks_about_relations_alone_scores_these_alone():
     questions = EXIST + [{**row, "question_id": 90 + row["question_id"]} for row in RELATION]
     found = score("crpe", questions, right(questions), "lmms_eval")
@@ -303,6 +318,11 @@ def test_the_tables_of_finer_and_what_its_script_writes_are_read_as_they_are(tmp
     assert (found.metrics["positive_accuracy"], found.metrics["negative_accuracy"]) == (1, 0.5)
     assert found.n_unparsed == 1
     assert found.metrics["paired_accuracy"] == score("finer", tmp_path, written, "official").metrics["paired_accuracy"]
+    odd = table(tmp_path / "odd.csv", [{**row, "pred_idx": 7} for row in pair("1.jpg", "wh")])
+    with pytest.raises(
+        DataError, match=r"odd\.csv, row 1: pred_idx is '7'; expected the number of a choice, from 0 to 4"
+    ):
+        score("finer", files[1], odd)
 
 
 def test_the_first_letter_of_a_sentence_is_the_scripts_answer_and_not_ours():
