@@ -172,7 +172,10 @@ VERBS_AFTER_NOUNS = _words(
 # --- comparisons ------------------------------------------------------------------------------------------------------
 SEEMING = _words("look looks looking looked seems seem something is are feel feels smells sounds shaped more much")
 """Before "like a dog": more than a comparison, or the matter of another rule."""
-TRACES = _words("ghost tracks footprint footprints pawprint pawprints shadow shadows imprint outline juice smell sound")
+TRACES = _words(
+    "ghost tracks footprint footprints pawprint pawprints shadow shadows imprint outline juice smell sound "
+    "crumbs leftovers"
+)
 
 # --- depictions -------------------------------------------------------------------------------------------------------
 ARTWORKS = _words(
@@ -211,6 +214,8 @@ SCREENS = _words("tv television screen monitor laptop computer")
 SCREEN_SHOWS = _words("showing displaying shows displays playing")
 DRAWN = _words("carves sculpts drawn drew draws sketched sketches painted paints depicted")
 """Verbs whose object is a picture."""
+DRAUGHT_ANIMALS = _words("horse horses pony ponies ox oxen donkey donkeys mule mules bull bulls carriage cart plow")
+CANVAS = _words("canvas canvases easel paper watercolors brush")
 PRINTED = _words(
     "painted drawn printed pictured depicted embroidered engraved carved tattooed stenciled etched illustrated written"
 )
@@ -218,6 +223,10 @@ PRINTED = _words(
 PRINTED_ON = _words("on onto in into upon along across over")
 ARTIFACTS = _words("balloon toy cake cookie lamp kite robot cloud statue sculpture costume mask vase teapot")
 """Before \"that looks like a dog\": the dog is a shape."""
+UPHOLSTERED = _words(
+    "sofa sofas couch couches chair chairs armchair armchairs bed beds bench seat seats bedding headboard recliner"
+)
+"""After "plush": no toy."""
 TOYS = _words("invisible toy toys plush cartoon animated lego origami fake pretend crocheted knitted imaginary carved")
 """Before a thing, also with a word between: "a toy fire truck"."""
 STATUE_MATERIALS = _words(

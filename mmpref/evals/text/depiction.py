@@ -159,6 +159,18 @@ def drawn(scopes: Scopes, at: int) -> None:
         scopes.mark_nouns(at + 1, DEPICTED)
 
 
+def drawing(scopes: Scopes, at: int) -> None:
+    """ "the child is drawing a boat", "is painting a horse on a canvas": no horse that is drawing a cart."""
+    if not scopes.is_after_be(at) or scopes.word(at + 1) not in table.INDEFINITE:
+        return
+    if scopes.word(at) == "painting":
+        on_a_picture = not table.CANVAS.isdisjoint(scopes.raw[at : at + 12])
+    else:
+        on_a_picture = table.DRAUGHT_ANIMALS.isdisjoint(scopes.raw[max(0, at - 6) : at])
+    if on_a_picture:
+        scopes.mark_nouns(at + 1, DEPICTED)
+
+
 def printed(scopes: Scopes, at: int) -> None:
     """ "a bicycle painted on the road"."""
     if scopes.next_word(at + 1) == "with":  # "sheets printed with cars"
@@ -174,6 +186,8 @@ def printed(scopes: Scopes, at: int) -> None:
 def toy(scopes: Scopes, at: int) -> None:
     """ "a toy car", "a toy fire truck", "toy cars and trains"."""
     end = scopes.noun_end(at + 1)
+    if scopes.word(at) == "plush" and not table.UPHOLSTERED.isdisjoint(scopes.raw[at + 1 : end]):
+        return  # "a plush sofa"
     if scopes.next_word(at + 1) and end > at + 1:
         scopes.mark(at + 1, min(end, at + 4), DEPICTED)
 
@@ -220,6 +234,7 @@ RULES: Rules = (
     (table.SURFACES, surface),
     (table.ARTWORKS | {word + "s" for word in table.ARTWORKS}, artwork),
     (table.DRAWN, drawn),
+    (frozenset({"drawing", "sketching", "painting"}), drawing),
     (table.PRINTED, printed),
     (table.TOYS, toy),
     (table.LIKENESS | table.DRESSED | {"like"}, likeness),

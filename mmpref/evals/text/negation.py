@@ -146,7 +146,15 @@ def at_home(scopes: Scopes, at: int) -> None:
 
 def away(scopes: Scopes, at: int) -> None:
     """ "the cat is away today"."""
-    if scopes.is_after_be(at) and scopes.next_word(at + 1) in ("", "today", "now", "at", "for", "on"):
+    if scopes.word(at - 2) in ("has", "have", "had") and scopes.word(at - 1) in (
+        "run",
+        "gone",
+        "walked",
+        "moved",
+        "driven",
+    ):
+        scopes.mark_subject(at - 2, NEGATED)  # "the dog has run away"
+    elif scopes.is_after_be(at) and scopes.next_word(at + 1) in ("", "today", "now", "at", "for", "on"):
         scopes.mark_subject(at - 1, NEGATED)
 
 
@@ -197,7 +205,11 @@ def left(scopes: Scopes, at: int) -> None:
         if after in table.ONCE:
             scopes.mark_subject(at, NEGATED)
             scopes.mark(at + 2, scopes.clause_end(at + 2, at_comma=True), NEGATED)
-    elif scopes.word(at - 1) in ("has", "have", "had") and after not in (
+    elif scopes.word(at - 2 if scopes.word(at - 1) in ("already", "just", "all", "since") else at - 1) in (
+        "has",
+        "have",
+        "had",
+    ) and after not in (
         "a",
         "an",
         "his",

@@ -123,6 +123,19 @@ def _is_bare_plural(scopes: Scopes, start: int, end: int) -> bool:
     return any(word in ("people", "family") or singular(word) != word for word in scopes.raw[start:end])
 
 
+def enough_to(scopes: Scopes, at: int) -> None:
+    """ "big enough to hold a person"."""
+    if scopes.word(at + 1) == "to" and scopes.word(at + 2) in (
+        "hold",
+        "fit",
+        "seat",
+        "carry",
+        "accommodate",
+        "contain",
+    ):
+        scopes.mark_nouns(at + 3, POSSIBLE, commas=False)
+
+
 def picks_up(scopes: Scopes, at: int) -> None:
     """ "a train arrives to pick up passengers"."""
     if scopes.word(at - 1) == "to" and scopes.next_word(at + 1) in ("up", "off"):
@@ -142,6 +155,7 @@ def someone_did(scopes: Scopes, at: int) -> None:
 RULES: Rules = (
     ({"someone", "somebody"}, someone_did),
     ({"pick", "drop"}, picks_up),
+    ({"enough"}, enough_to),
     (table.FOR_ANYBODY, for_anybody),
     (frozenset(table.AWAITED), awaited),
     (table.READYING, readying),

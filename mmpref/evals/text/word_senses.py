@@ -42,7 +42,7 @@ _SEATED_IN = _set(
     "elephant carriage motorbike driver cockpit tractor subway aircraft cart"
 )
 _COMPUTING = _set("computer laptop keyboard monitor desk pad desktop mouse pc office screen")
-_MUSIC = _set("piano music musician synthesizer guitar band concert stage musical singer drum")
+_MUSIC = _set("piano pianist music musician synthesizer guitar band concert stage musical singer drum")
 _ACTING_AFTER_COUPLE = _set(
     "share sit stand walk ride pose enjoy look hold have play cut kiss smile dance sleep wait rest eat sits stands "
     "walks rides poses enjoys looks shares holds has plays cuts kisses smiles dances posing who s lies sleeps waits "
@@ -319,6 +319,7 @@ _SENSES: Mapping[str, Callable[[Place], bool]] = {
     "seat": _vehicle_seat,
     "bowl": _no_dish,
     "keyboard": _instrument,
+    "sink": lambda place: place.before() in ("boat", "ship", "it", "vessel", "that", "sun"),  # "the ship sinks"
     "mouse": _live_mouse,
     "train": lambda place: _dress(place) or (place.after() == "of" and place.after(2) in _CARAVANS),
     "tie": lambda place: place.after() == "between",

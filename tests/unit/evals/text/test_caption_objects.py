@@ -200,3 +200,28 @@ def lines_run(caption):
 def test_reading_takes_time_linear_in_the_caption(words):
     short, long = (lines_run("".join(words.format(n) for n in range(size))) for size in (150, 300))
     assert long < 2.4 * short
+
+
+@pytest.mark.parametrize(
+    ("caption", "there"),
+    [
+        ("The living room lacks a TV, but has a plush sofa.", {"couch"}),
+        ("A plush dog lies on a bed.", {"bed"}),
+        ("The bus has already left.", set()),
+        ("The dog has run away.", set()),
+        ("The dog has run across the road.", {"dog"}),
+        ("Crumbs of a cake are left on the plate.", set()),
+        ("The child is drawing a boat with crayons.", {"person"}),
+        ("A girl is painting a horse on a canvas.", {"person"}),
+        ("A man is painting a bench red.", {"person", "bench"}),
+        ("A horse is drawing a truck out of the mud.", {"horse", "truck"}),
+        ("A suitcase big enough to hold a person stands open.", {"suitcase"}),
+        ("Apple's logo glows on a laptop.", {"laptop"}),
+        ("The ship sinks in the sea.", {"boat"}),
+        ("The bathroom has two sinks.", {"sink"}),
+        ("A pianist plays the keyboard.", {"person"}),
+        ("The chairman speaks to a reporter.", {"person"}),
+    ],
+)
+def test_what_is_gone_drawn_or_only_fits(caption, there):
+    assert objects(caption) == there
