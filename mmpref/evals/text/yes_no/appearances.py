@@ -45,10 +45,17 @@ _SUPPOSED = re.compile(
 
 # "the road looks wet, but it is not", "it may look black, but it is actually blue"
 _LOOKS = re.compile(
-    r"(?P<subject>\b(?:it|this|that|they|(?:the|his|her) [a-z]+)) (?P<may>(?:may|might|could) )?"
+    r"(?P<subject>\b(?:it|this|that|they|(?:the|his|her) (?:two |three |both |left |right )?[a-z]+)) (?P<may>(?:may|might|could) )?"
     r"(?:looks?|looked|seems?|appears?|appeared) (?P<seems>(?!like |to |as )[a-z]+)"
-    rf"{_WHEN}{_BUT}(?:it|they|he|she|this|that) (?:is|are) "
-    r"(?:not(?=$| [.,;:])|(?:actually|really|in fact) (?!not )[a-z]+(?=$| [.,;:])|(?(may)[a-z]+(?=$| [.,;:])|$a))"
+    rf"{_WHEN}{_BUT}(?:it|they|he|she|this|that) "
+    r"(?:(?:is|are) not(?=$| [.,;:])|(?:(?:is|are) )?(?:actually|really|in fact) (?!not |is |are )[a-z]+(?=$| [.,;:])"
+    r"|(?(may)(?:is|are) [a-z]+(?=$| [.,;:])|$a))"
+)
+# "they do not look parallel, but they are"
+_LOOKS_NOT = re.compile(
+    r"(?P<subject>\b(?:it|this|that|they|(?:the|his|her) (?:two |three |both |left |right )?[a-z]+)) (?:do|does) not "
+    rf"(?:look|seem|appear) (?P<seems>(?!like |to |as )[a-z]+){_WHEN}{_BUT}(?:it|they|he|she) "
+    r"(?:actually |really |in fact )?(?:is|are)(?: actually| really)?(?=$| [.,;:])"
 )
 
 
@@ -58,6 +65,7 @@ def without_appearances(line: str) -> str:
         return line
     line = _IS_ANOTHER.sub(_put_right, line)
     line = _LOOKS.sub(lambda found: f"{found['subject']} is not {found['seems']}", line)
+    line = _LOOKS_NOT.sub(lambda found: f"{found['subject']} is {found['seems']}", line)
     line = _IS_NOT.sub(lambda found: f"it is not {found['seems']}", line)
     line = _WHAT.sub(_put_right, line)
     return _SUPPOSED.sub(lambda found: f"it is {found['other']} , not a {found['seems']}", line)

@@ -83,6 +83,8 @@ _IDIOMS = [
     ("not be any|not be some", r"(?:can|could) not be (?:anything|something) but\b", "is"),
     ("thing but", r"i (?:can )?see (?:anything|everything) but\b", "i do not see"),
     ("thing but", r"(?:shows?|contains?) (?:anything|everything) but\b", "does not show"),
+    ("one but|body but", r"(?:everyone|everybody) but\b", "everyone except"),
+    ("one but|body but", r"(?:no one|nobody) but\b", "nobody except"),
     ("but", r"(?:anything|everything) but\b", "not"),
     ("not to mention", r"not to mention\b", "and"),
     ("whether or not", r"whether or not\b", "whether"),

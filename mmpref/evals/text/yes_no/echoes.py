@@ -143,6 +143,8 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
         cut = after.index("nor")
         either = _matches(after[1:cut], predicate, whole=True) or _matches(after[cut + 1 :], predicate)
         return "no" if either and not denied else "unparsed"
+    if after and predicate and predicate[0] in PREPOSITIONS and after[0] in _PLACED:
+        after = after[1:]  # "is standing to the left of", asked whether it is to the left of
     if _matches(after, predicate):
         return "no" if denied else "yes"
     shorter = _after_place(predicate)
@@ -178,6 +180,12 @@ def ellipsis_says(words: Sequence[str], asked: Asked) -> YesNo:
 _HAVING = word_set("wearing wear wears holding hold holds carrying carry carries have has having with using riding")
 
 
+_PLACED = word_set(
+    "stands stand standing sits sit sitting lies lie lying hangs hang hanging rests resting located positioned placed "
+    "situated parked seated"
+)
+
+
 def _lack_says(words: list[str], subject: list[str], predicate: list[str]) -> YesNo:
     """ "He has no tie on", asked whether he wears a tie: what would be worn or held is denied."""
     if len(predicate) < 2 or stem(predicate[0]) not in {stem(word) for word in _HAVING}:
@@ -202,6 +210,8 @@ def _plain_statement_says(words: list[str], subject: list[str], predicate: list[
     for end in range(1, min(len(words), 12)):
         if _is_subject(words[:end], subject) and words[end - 1] not in _PRONOUNS:
             rest = words[end:]
+            if rest and predicate and predicate[0] in PREPOSITIONS and rest[0] in _PLACED:
+                rest = rest[1:]
             denials = {"not", "no", "never", "without", "nor"} - {*predicate}
             if any(word in denials for word in rest[: len(predicate) + 3]):
                 return "unparsed"
@@ -355,8 +365,12 @@ def _conjoined(words: Sequence[str], predicate: Sequence[str]) -> bool:
         if word in {"and", ","} and place:
             if any(each in PREPOSITIONS or each in {"not", "no", "or"} for each in words[:place]):
                 return False
-            if _matches(words[place + 1 :], predicate):
+            rest = words[place + 1 :]
+            if _matches(rest, predicate):
                 return True
+            shared = len(predicate) > 1 and rest and _same(words[0], predicate[0]) and not rest[0].endswith("ing")
+            if shared and _matches(rest, predicate[1:]):
+                return True  # "wearing glasses and a hat"
     return False
 
 

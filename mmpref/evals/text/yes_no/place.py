@@ -93,6 +93,8 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
     if word in DETERMINERS or word.isdigit() or word == "'s":
         state.noun_since = index + 1 if word in {"a", "an", "the"} or word == "'s" else state.noun_since
         state.determiner = word
+        if word in {"a", "an"}:
+            state.number = None  # "two cats and a dog"
         state.alternative = state.alternative or word == "either"
         if word in NUMBERS or word.isdigit():
             value = NUMBERS.get(word) or (int(word) if len(word) < 4 and word.isascii() else 1000)

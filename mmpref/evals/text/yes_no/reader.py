@@ -29,7 +29,7 @@ from mmpref.evals.text.yes_no.presence import Said, presence_says
 from mmpref.evals.text.yes_no.question import Asked, content_words, read_question
 from mmpref.evals.text.yes_no.tools import YesNo
 from mmpref.evals.text.yes_no.unasked import doubts_unasked, read_unasked
-from mmpref.evals.text.yes_no.words import ADVERBS, NO_WORDS, YES_WORDS, word_set
+from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, DETERMINERS, NO_WORDS, YES_WORDS, word_set
 from mmpref.evals.text.yes_no.wrapping import (
     first_turn,
     fold,
@@ -374,7 +374,12 @@ def _inner_claims(words: Sequence[str], asked: Asked, concluding: str, kind: str
     if part != "unparsed" and all(word in ADVERBS or word in _COURTESY for word in head):
         # "clearly, there is no dog": the adverb says nothing of its own, but "definitely, right next to the door"
         stated = _statement_says(rest, asked)
-        answers = not set(head) <= _COURTESY and rest[0] not in {"there", "i", "we", "it", "they", "in"}
+        states = rest[0] in {"there", "i", "we", "it", "they", "in"} or (
+            rest[0] in DETERMINERS
+            and any(word in AUXILIARIES for word in rest)
+            and not {"them", "those", "one", "ones"} & {*rest[:5]}
+        )
+        answers = not set(head) <= _COURTESY and not states
         part = part if stated == "unparsed" and answers else "unparsed"
     if part != "unparsed":
         found.append((concluding or kind, part))
