@@ -43,9 +43,11 @@ _SUPPOSED = re.compile(
 )
 
 
+_SUBJECT = r"(?P<subject>\b(?:it|this|that|they|(?:the|his|her) (?:two |three |both |left |right )?[a-z]+))"
+
 # "the road looks wet, but it is not", "it may look black, but it is actually blue"
 _LOOKS = re.compile(
-    r"(?P<subject>\b(?:it|this|that|they|(?:the|his|her) (?:two |three |both |left |right )?[a-z]+)) (?P<may>(?:may|might|could) )?"
+    rf"{_SUBJECT} (?P<may>(?:may|might|could) )?"
     r"(?:looks?|looked|seems?|appears?|appeared) (?P<seems>(?!like |to |as )[a-z]+)"
     rf"{_WHEN}{_BUT}(?:it|they|he|she|this|that) "
     r"(?:(?:is|are) not(?=$| [.,;:])|(?:(?:is|are) )?(?:actually|really|in fact) (?!not |is |are )[a-z]+(?=$| [.,;:])"
@@ -53,7 +55,7 @@ _LOOKS = re.compile(
 )
 # "they do not look parallel, but they are"
 _LOOKS_NOT = re.compile(
-    r"(?P<subject>\b(?:it|this|that|they|(?:the|his|her) (?:two |three |both |left |right )?[a-z]+)) (?:do|does) not "
+    rf"{_SUBJECT} (?:do|does) not "
     rf"(?:look|seem|appear) (?P<seems>(?!like |to |as )[a-z]+){_WHEN}{_BUT}(?:it|they|he|she) "
     r"(?:actually |really |in fact )?(?:is|are)(?: actually| really)?(?=$| [.,;:])"
 )

@@ -30,7 +30,8 @@ _AFFIRMED = re.compile(
     r"|reckon|would think) (?:so|that is (?:correct|right|true|the case)|it is)"
     r"|i am (?:fairly |quite |pretty |very |almost |absolutely )?(?:sure|certain|positive|confident)(?: of it)?"
     r"|i agree|so (?:it|i) (?:seems|think|believe|appears)"
-    r"|(?:it )?looks that way|it (?:seems|appears|looks) so|seems so|looks so|seems like it|looks like it|it is (?:like )?that way"
+    r"|(?:it )?looks that way"
+    r"|it (?:seems|appears|looks) so|seems so|looks so|seems like it|looks like it|it is (?:like )?that way"
     r"|it seems that way|that is what i see|ok|okay"
     r"|there sure (?:is|are)|it sure (?:is|does)|more than likely|as a matter of fact|damn right|that it is"
     r"|so it is|so there is)"
@@ -333,7 +334,8 @@ def bare_word_says(words: Sequence[str]) -> YesNo:
 
 
 _OF_OTHERS = word_set(
-    "could might may sign man woman boy girl person people some others someone text label shirt board note caption he she"
+    "could might may sign man woman boy girl person people some others someone text label shirt board note caption he "
+    "she"
 )
 """Before a yes or no: it is not the answer's own, or open."""
 _LEADING = word_set(
