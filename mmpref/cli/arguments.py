@@ -41,14 +41,14 @@ def refuse_empty(arguments: Sequence[str]) -> None:
         if argument.strip() and not empty:
             continue
         name = empty[1] if empty else before if before.startswith("-") else f"argument {place + 1}"
-        raise ConfigError(
-            f"{name} is empty (a shell variable that is not set?); leave it out, or write . for the working directory"
-        )
+        folder = "" if name in _NAMES_AND_TEXTS else ", or write . for the working directory"
+        raise ConfigError(f"{name} is empty (a shell variable that is not set?); leave it out{folder}")
 
 
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TEXTS = ("--title", "--template-kwargs", "--columns")
 """Options whose values are texts and no names of files."""
+_NAMES_AND_TEXTS = (*_TEXTS, "--benchmark", "--protocol", "--setting", "--table", "--to")
 
 
 def refuse_no_path(arguments: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ Source: TypeAlias = str | Path | Iterable[Any] | Mapping[Any, Any]
 
 ID_KEYS = ("id", "question_id", "image_id", "idx", "index")
 _SHOWN_IDS = 3
+_LONGEST_ID = 160  # in a message; a path may be an id, and so may a text by mistake
 _SHOWN_KEYS = 12
 
 
@@ -166,7 +167,7 @@ def refuse_duplicates(ids: Iterable[str], what: str) -> None:
 
 def first_ids(ids: Sequence[str]) -> str:
     """The first ids in quotes and the number of the others, for a message."""
-    shown = ", ".join(repr(name) for name in ids[:_SHOWN_IDS])
+    shown = ", ".join(short(name, _LONGEST_ID) for name in ids[:_SHOWN_IDS])
     return shown + (f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else "")
 
 
@@ -185,7 +186,7 @@ def choose(value: str, known: Iterable[str], what: str) -> str:
     raise ConfigError(f"unknown {what} '{value}' ({shown}){hint}")
 
 
-def short(value: object) -> str:
-    """``repr`` of a value, cut to 60 characters, for a message."""
+def short(value: object, most: int = 60) -> str:
+    """``repr`` of a value, cut to ``most`` characters, for a message."""
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= most else f"{text[: most - 3]}..."

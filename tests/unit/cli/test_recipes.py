@@ -193,11 +193,15 @@ def test_neither_needs_torch() -> None:
         (["train", ""], "argument 2"),
         (["merge", "", "--out", "x"], "argument 2"),
         (["report", "run", "--out", ""], "--out"),
+        (["report", "run", "--table", "paper", "--columns", ""], "--columns"),
+        (["eval", "--model", "m", "--benchmark", "chair", "--questions", "q", "--setting="], "--setting"),
     ],
 )  # fmt: skip
 def test_an_empty_argument_is_refused(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
-    assert f"{named} is empty" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{named} is empty" in said
+    assert ("or write . for the working directory" in said) is (named not in ("--setting", "--columns"))
 
 
 @pytest.mark.parametrize(

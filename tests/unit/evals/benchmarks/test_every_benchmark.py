@@ -186,6 +186,13 @@ def test_several_files_where_one_is_read_are_called_so(name, tmp_path):
         score(name, questions, files, **options)
 
 
+def test_an_id_that_is_a_whole_text_is_cut_in_the_message():
+    case = load("pope")
+    with pytest.raises(DataError, match=r"an id that no question has: 'word word.*'?") as told:
+        score("pope", case["questions"], [*case["answers"], {"id": "word " * 5000, "text": "Yes"}])
+    assert len(str(told.value)) < 400
+
+
 def test_the_questions_are_no_answers_to_themselves(tmp_path):
     """DASH-B's rows and VLMEvalKit's have the label under a name that answers have too."""
     rows = load("dash_b")["questions"]
