@@ -7,15 +7,23 @@ round; another attribute says nothing.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
-from mmpref.evals.text.singular import singular
 from mmpref.evals.text.yes_no.elsewhere import is_another_picture, is_told_by_others
 from mmpref.evals.text.yes_no.hedges import is_open
+from mmpref.evals.text.yes_no.matching import (
+    ARTICLES,
+    HARDLY,
+    IN_IMAGE,
+    LEAD,
+    LOOKS,
+    PARTLY,
+    PRONOUNS,
+    matches,
+    same,
+)
 from mmpref.evals.text.yes_no.question import Asked
 from mmpref.evals.text.yes_no.stems import stem
-from mmpref.evals.text.yes_no.things import Words, narrower
 from mmpref.evals.text.yes_no.tools import YesNo
 from mmpref.evals.text.yes_no.words import (
     ADVERBS,
@@ -28,25 +36,8 @@ from mmpref.evals.text.yes_no.words import (
     word_set,
 )
 
-_ARTICLES = word_set("a an the this that these those any some there")
-_PRONOUNS = word_set("it they he she that this these those both them one")
-_PASSED_OVER = word_set("to be been being have has quite slightly bright light dark deep pale brightly in fact")
-_HARDLY = frozenset({"hardly", "scarcely", "barely"})
 _WHOLE = word_set("surface whole entire all rest color colour top inside outside exterior interior shape name title")
 _NO_ADJECTIVES = word_set("except besides and or 's not no none few some most only neither never hardly without if")
-_PARTLY = word_set(
-    "partly partially half not-quite almost nearly mostly only completely entirely fully all totally too somewhat "
-    "exactly always"
-)
-_LOOKS = word_set("look looks looked seem seems seemed appear appears appeared remains stays")
-_IN_IMAGE = re.compile(
-    r"\b(?:in|of|from|within|on) (?:the |this |that |these |your |given |provided )*(?:image|picture|photo"
-    r"|photograph|scene|"
-    r"figure|frame)s?\b"
-)
-_LEAD = re.compile(
-    r"^(?:based on|contrary to|according to|looking at|as shown in|from|judging by|as|in)\b[^,]{0,100} , "
-)
 _RELATIVE = re.compile(r" , (?:which|who|that|whose) [^,]{1,80} ,")
 _CONTRAST = re.compile(r"(?:\brather than\b|\binstead of\b|(?:, |\band )not\b|, rather than\b)")
 
@@ -58,7 +49,7 @@ def echo_says(words: Sequence[str], asked: Asked) -> YesNo:
         return "unparsed"
     names = frozenset(wanted)
     line = " ".join(words[:120])
-    line = _RELATIVE.sub(" ", _IN_IMAGE.sub(" ", _LEAD.sub("", line))).replace(" pair of ", " ")
+    line = _RELATIVE.sub(" ", IN_IMAGE.sub(" ", LEAD.sub("", line))).replace(" pair of ", " ")
     stems = {stem(name) for name in names}
     if stems & {"say", "read"}:
         stems |= {"say", "read"}
@@ -82,8 +73,8 @@ def _bare(words: Sequence[str]) -> list[str]:
     kept = []
     for index, word in enumerate(words):
         after = words[index + 1] if index + 1 < len(words) else ""
-        stands = word in _PRONOUNS and (not after or after in AUXILIARIES or after in _LOOKS or after in ADVERBS)
-        if word in {'"', "/", "'s"} or (word in _ARTICLES and not stands):
+        stands = word in PRONOUNS and (not after or after in AUXILIARIES or after in LOOKS or after in ADVERBS)
+        if word in {'"', "/", "'s"} or (word in ARTICLES and not stands):
             continue
         kept.append(word)
     return kept
@@ -101,11 +92,11 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
     if lacking != "unparsed":
         return lacking
     # no subject: "blue", "not blue"
-    if words[0] == "not" and _matches(words[1:], predicate, whole=True):
+    if words[0] == "not" and matches(words[1:], predicate, whole=True):
         return "no"
-    if predicate and subject and words[0] not in _PRONOUNS and _matches(words, predicate, whole=True):
+    if predicate and subject and words[0] not in PRONOUNS and matches(words, predicate, whole=True):
         return "yes"
-    verb = next((place for place, word in enumerate(words) if word in AUXILIARIES or word in _LOOKS), None)
+    verb = next((place for place, word in enumerate(words) if word in AUXILIARIES or word in LOOKS), None)
     if verb is None or verb == 0 or words[verb - 1] == "to":
         return _plain_statement_says(words, subject, predicate)
     before, after = words[:verb], words[verb + 1 :]
@@ -118,48 +109,43 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
     # the border between subject and predicate is where the statement has its verb
     wanted = [*subject, *predicate]
     size = len(before)
-    if 0 < size < len(wanted) and all(map(_same, before, wanted)):
+    if 0 < size < len(wanted) and all(map(same, before, wanted)):
         predicate = wanted[size:]
     elif not _is_subject(before, subject):
         return _plain_statement_says(words, subject, predicate)
     denied = False
-    if after[:1] == ["to"] and predicate[:1] != ["to"] and words[verb] not in _LOOKS:
+    if after[:1] == ["to"] and predicate[:1] != ["to"] and words[verb] not in LOOKS:
         return "unparsed"
     while (
         after
         and predicate[:1] != after[:1]
         and (
-            after[0] in ADVERBS - _PARTLY
-            or after[0] in {"not", "never"} | _HARDLY
-            or after[0] in _LOOKS | BE_WORDS | {"to", "like", "have"}
+            after[0] in ADVERBS - PARTLY
+            or after[0] in {"not", "never"} | HARDLY
+            or after[0] in LOOKS | BE_WORDS | {"to", "like", "have"}
         )
     ):
-        if after[0] in {"not", "never"} | _HARDLY:
+        if after[0] in {"not", "never"} | HARDLY:
             if denied:
                 return "unparsed"
             denied = True
         after = after[1:]
     if after[:1] == ["neither"] and "nor" in after:
         cut = after.index("nor")
-        either = _matches(after[1:cut], predicate, whole=True) or _matches(after[cut + 1 :], predicate)
+        either = matches(after[1:cut], predicate, whole=True) or matches(after[cut + 1 :], predicate)
         return "no" if either and not denied else "unparsed"
     if after and predicate and predicate[0] in PREPOSITIONS and after[0] in _PLACED:
         after = after[1:]  # "is standing to the left of", asked whether it is to the left of
-    if _matches(after, predicate):
+    if matches(after, predicate):
         return "no" if denied else "yes"
     shorter = _after_place(predicate)
-    if shorter and _matches(after, shorter):
+    if shorter and matches(after, shorter):
         return "no" if denied else "yes"
-    if (
-        denied
-        and len(predicate) > 1
-        and after[-1:] == ["anything"]
-        and _matches(after[:-1], predicate[:-1], whole=True)
-    ):
+    if denied and len(predicate) > 1 and after[-1:] == ["anything"] and matches(after[:-1], predicate[:-1], whole=True):
         return "no"
     if not denied and _conjoined(after, predicate):
         return "yes"
-    if denied and before[0] in _PRONOUNS and len(predicate) > 1 and _named(asked, after):
+    if denied and before[0] in PRONOUNS and len(predicate) > 1 and _named(asked, after):
         return "no"
     return "unparsed"
 
@@ -173,8 +159,8 @@ def ellipsis_says(words: Sequence[str], asked: Asked) -> YesNo:
     if len(bare) < 2 or bare[-1] not in AUXILIARIES - {"can", "could", "may", "might", "must", "should", "would"}:
         return "unparsed"
     head = asked.subject[-1]
-    known = _is_subject(bare[:-1], asked.subject) or (len(bare) == 2 and _same(bare[0], head))
-    return ("no" if denied else "yes") if known and bare[0] not in _PRONOUNS else "unparsed"
+    known = _is_subject(bare[:-1], asked.subject) or (len(bare) == 2 and same(bare[0], head))
+    return ("no" if denied else "yes") if known and bare[0] not in PRONOUNS else "unparsed"
 
 
 _HAVING = word_set("wearing wear wears holding hold holds carrying carry carries have has having with using riding")
@@ -194,7 +180,7 @@ def _lack_says(words: list[str], subject: list[str], predicate: list[str]) -> Ye
         if word not in {"no", "without"}:
             continue
         nouns = [each for each in words[place + 1 : place + 3] if each not in {"any", "a"}]
-        if not nouns or not any(_same(each, predicate[-1]) for each in nouns[:1]):
+        if not nouns or not any(same(each, predicate[-1]) for each in nouns[:1]):
             return "unparsed"
         lead = words[:place]
         while lead and (lead[-1] in _HAVING or lead[-1] in AUXILIARIES or lead[-1] in ADVERBS or lead[-1] == ","):
@@ -205,17 +191,17 @@ def _lack_says(words: list[str], subject: list[str], predicate: list[str]) -> Ye
 
 def _plain_statement_says(words: list[str], subject: list[str], predicate: list[str]) -> YesNo:
     """A statement without an auxiliary verb: "the boy wears a hat"."""
-    if words[0] in _PRONOUNS and subject:
-        return "yes" if _matches(words[1:], predicate) else "unparsed"
+    if words[0] in PRONOUNS and subject:
+        return "yes" if matches(words[1:], predicate) else "unparsed"
     for end in range(1, min(len(words), 12)):
-        if _is_subject(words[:end], subject) and words[end - 1] not in _PRONOUNS:
+        if _is_subject(words[:end], subject) and words[end - 1] not in PRONOUNS:
             rest = words[end:]
             if rest and predicate and predicate[0] in PREPOSITIONS and rest[0] in _PLACED:
                 rest = rest[1:]
             denials = {"not", "no", "never", "without", "nor"} - {*predicate}
             if any(word in denials for word in rest[: len(predicate) + 3]):
                 return "unparsed"
-            if _matches(rest, predicate):
+            if matches(rest, predicate):
                 return "yes"
     return "unparsed"
 
@@ -223,19 +209,19 @@ def _plain_statement_says(words: list[str], subject: list[str], predicate: list[
 def _contrast_says(before: list[str], after: list[str], asked: Asked) -> YesNo:
     """ "The cat is white, not black": the asked attribute is denied where the statement is about the asked thing."""
     before, after = _bare(before), _bare(after)
-    verb = next((place for place, word in enumerate(before) if word in AUXILIARIES or word in _LOOKS), None)
+    verb = next((place for place, word in enumerate(before) if word in AUXILIARIES or word in LOOKS), None)
     if verb is None or not after or "not" in before:
         return "unparsed"
     predicate = list(asked.predicate)
     if not _is_subject(before[:verb], list(asked.subject)):
         return "no" if _named(asked, after) and before[verb] in BE_WORDS else "unparsed"
-    if _matches(before[verb + 1 :], predicate):
+    if matches(before[verb + 1 :], predicate):
         return "unparsed"
-    if _matches(after, predicate, whole=True) or _named(asked, after):
+    if matches(after, predicate, whole=True) or _named(asked, after):
         return "no"
     # "on the floor, not on the bed" where the question has the verb before it
     shorter = predicate[1:] if len(predicate) > 1 and predicate[0].endswith("ing") else []
-    return "no" if shorter and _matches(after, shorter, whole=True) else "unparsed"
+    return "no" if shorter and matches(after, shorter, whole=True) else "unparsed"
 
 
 def _after_place(predicate: Sequence[str]) -> list[str]:
@@ -254,25 +240,25 @@ def _named(asked: Asked, words: Sequence[str]) -> bool:
     wanted = [*asked.subject, *asked.predicate]
     for place, word in enumerate(wanted[:-1]):
         if word in {"called", "named", "titled", "by"}:
-            return _matches(list(words), wanted[place + 1 :], whole=True)
+            return matches(list(words), wanted[place + 1 :], whole=True)
     return False
 
 
 def _is_subject(words: Sequence[str], subject: Sequence[str]) -> bool:
     """Whether these words are the asked subject, a narrower one, or a pronoun in its place."""
-    words = [word for word in words if word not in _ARTICLES - _PRONOUNS and word != ","]
+    words = [word for word in words if word not in ARTICLES - PRONOUNS and word != ","]
     while words and words[0] in ADVERBS - {"both", "all"}:
         words = words[1:]
     if not words:
         return False
-    if len(words) == 1 and words[0] in _PRONOUNS:
+    if len(words) == 1 and words[0] in PRONOUNS:
         return True
     if not subject:
         return len(words) == 1 and words[0] in IMAGE_WORDS
     head = len(subject)
     for start in range(min(3, len(words))):
         if len(words) >= start + head and all(
-            _same(word, want) or (word == "one" and place == head - 1 > 0)
+            same(word, want) or (word == "one" and place == head - 1 > 0)
             for place, (word, want) in enumerate(zip(words[start:], subject, strict=False))
         ):
             rest = words[start + head :]
@@ -287,78 +273,6 @@ def _is_subject(words: Sequence[str], subject: Sequence[str]) -> bool:
     return False
 
 
-_ALIKE = [
-    {"says", "read"}, {"say", "reads"}, {"reads", "say"}, {"called", "named"}, {"titled", "called"}, {"larger",
-    "bigger"},
-    {"holding", "carrying"}, {"picture", "photo"}, {"big", "large"}, {"grey", "gray"}, {"parked", "stationary"},
-    {"photo", "photograph"}, {"smaller", "littler"}, {"made", "created"}, {"painted", "created"}, {"nearby", "near"},
-]  # fmt: skip
-
-
-def _same(word: str, wanted: str) -> bool:
-    if not (word.isascii() and wanted.isascii()):
-        word, wanted = _without_accents(word), _without_accents(wanted)
-    if word == wanted or stem(word) == stem(wanted) or {word, wanted} in _ALIKE:
-        return True
-    return singular(word) in narrower(singular(wanted))
-
-
-def _without_accents(word: str) -> str:
-    return "".join(char for char in unicodedata.normalize("NFD", word) if unicodedata.category(char) != "Mn")
-
-
-def _matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False) -> bool:
-    """Whether the words begin with the wanted ones in their order; with ``whole`` nothing else follows."""
-    if not wanted:
-        return False
-    if "than" in wanted and list(words) and not whole:  # "bar a is taller"
-        short = wanted[: list(wanted).index("than")]
-        if short and len(words) <= len(short) + 1 and "than" not in words:
-            return _matches(words, short, whole=True)
-    if len(wanted) > 2 and wanted[0] in {"picture", "photo", "image", "photograph"} and "of" in wanted[1:7]:
-        rest = wanted[list(wanted).index("of") + 1 :]
-        if words[:1] not in (["picture"], ["photo"], ["image"], ["photograph"]) and _matches(words, rest, whole):
-            return True
-    place = 0
-    passed = 0
-    for index, word in enumerate(words):
-        if _same(word, wanted[place]):
-            place, passed = place + 1, 0
-            if place == len(wanted):
-                rest = [each for each in words[index + 1 :] if each not in ADVERBS]
-                if whole:
-                    return not rest
-                return not rest or _goes_on(rest[0], wanted[-1])
-        elif place and word in {"it", "them", "him", "her", "one"} and index == len(words) - 1:
-            return True  # "he did not catch it"
-        elif word in _PARTLY:
-            return False
-        elif word in ADVERBS or word in _PASSED_OVER or word in _ARTICLES or word.endswith("ly"):
-            continue
-        elif (
-            place
-            and passed < 3
-            and word not in {",", '"'}
-            and word not in PREPOSITIONS | AUXILIARIES | {"and", "or", "not", "no", "never"}
-        ):
-            passed += 1  # an adjective: "wearing a (red) hat"
-        else:
-            return False
-    return False
-
-
-def _goes_on(word: str, last: str) -> bool:
-    """Whether a statement may go on with this word without changing what stands before it."""
-    if word in {"or"}:
-        return False
-    return (
-        word in PREPOSITIONS or word in {",", "and", "which", "who", "that", "when", "if", '"', "each", "here"}
-        or word in {"solid", "upright", "still", "down", "up", "there", "straight", "motionless",
-        "over", "outside", "too", "itself", "alone", "whereas"}
-        or word.endswith(("ing", "ed", "ly"))
-    )  # fmt: skip
-
-
 def _conjoined(words: Sequence[str], predicate: Sequence[str]) -> bool:
     """ "Clear and blue" is blue: the asked attribute is one of several."""
     for place, word in enumerate(words[:6]):
@@ -366,81 +280,9 @@ def _conjoined(words: Sequence[str], predicate: Sequence[str]) -> bool:
             if any(each in PREPOSITIONS or each in {"not", "no", "or"} for each in words[:place]):
                 return False
             rest = words[place + 1 :]
-            if _matches(rest, predicate):
+            if matches(rest, predicate):
                 return True
-            shared = len(predicate) > 1 and rest and _same(words[0], predicate[0]) and not rest[0].endswith("ing")
-            if shared and _matches(rest, predicate[1:]):
+            shared = len(predicate) > 1 and rest and same(words[0], predicate[0]) and not rest[0].endswith("ing")
+            if shared and matches(rest, predicate[1:]):
                 return True  # "wearing glasses and a hat"
     return False
-
-
-# --- direct contact --------------------------------------------------------------------------------------------------
-
-_NOT = r"(?P<not>not |never )?"
-_SOME = r"(?:direct |physical |close |full |any |actual |clear |visible )*"
-_OTHER = r"(?:with |to )?(?:each other|one another|them|it|him|her|the other)"
-_CONTACT_FORMS = [
-    re.compile(
-        rf"^there is {_NOT}(?P<no>no )?{_SOME}contact(?: between (?:ONE and TWO|TWO and ONE|them|two|both"
-        rf"|these two))?(?P<rest> .*)?$"
-    ),
-    re.compile(rf"^(?P<no>no ){_SOME}contact(?: between (?:ONE and TWO|TWO and ONE|them|two|both))?(?P<rest> .*)?$"),
-    re.compile(
-        rf"^(?P<a>ONE|TWO|it|he|she) (?:is|does|are|has|makes) {_NOT}(?:in |making |have "
-        rf"|make )?(?P<no>no )?{_SOME}contact with "
-        r"(?P<b>ONE|TWO|it|him|her)(?P<rest> .*)?$"
-    ),
-    re.compile(
-        rf"^(?:ONE and TWO|TWO and ONE|they|both|two) (?:is|are|do|does|have|has|make) {_NOT}(?:in |making "
-        rf"|have |make )?(?P<no>no )?"
-        rf"(?:{_SOME}contact|touching|touch)(?: {_OTHER})?(?P<rest> .*)?$"
-    ),
-    re.compile(rf"^(?:ONE and TWO|TWO and ONE|they) touch(?: {_OTHER})?(?P<rest> .*)?$"),
-    re.compile(rf"^(?P<a>ONE|TWO|it|he|she) (?:is |are |does )?{_NOT}(?:directly )?(?:touching|touches"
-        rf"|touch) (?P<b>ONE|TWO|it|him|her)(?P<rest> .*)?$"),
-    re.compile(r"^(?P<none>neither) ONE nor TWO (?:is |are )?(?:touching|touches|in contact)(?P<rest> .*)?$"),
-]  # fmt: skip
-
-
-def contact_says(words: Sequence[str], asked: Asked) -> YesNo:
-    """What a clause says about direct contact between the two things asked for."""
-    if asked.pair is None or is_open(words) or not set(words) & {"contact", "touch", "touches", "touching"}:
-        return "unparsed"
-    marked = []
-    skipped = _ARTICLES - {"this", "that", "these", "those", "there"}
-    index = 0
-    while index < len(words[:60]):
-        size, name = _side(words, index, asked.pair)
-        if size:
-            marked.append(name)
-        elif words[index] not in skipped and words[index] not in ADVERBS - {"both", "there"}:
-            marked.append(words[index])
-        index += max(size, 1)
-    line = _IN_IMAGE.sub("", " ".join(marked))
-    line = re.sub(r"^[^,]{0,60} , ", "", line) if line[:3] in {"in ", "bas", "fro", "loo"} else line
-    for form in _CONTACT_FORMS:
-        found = form.match(line)
-        if found is None:
-            continue
-        parts = found.groupdict()
-        rest = (parts.get("rest") or "").split()
-        if parts.get("a") and parts.get("a") == parts.get("b"):
-            return "unparsed"
-        if rest and (
-            rest[0] not in {"with", "at", "in", "here", "as", ",", "and", "on", "since", "visible"}
-            or {"not", "no"} & set(rest)
-        ):
-            return "unparsed"
-        denials = sum(bool(parts.get(key)) for key in ("not", "no", "none"))
-        return "unparsed" if denials > 1 else ("no" if denials else "yes")
-    return "unparsed"
-
-
-def _side(words: Sequence[str], index: int, pair: tuple[Words, Words]) -> tuple[int, str]:
-    for size in (3, 2, 1):
-        if index + size <= len(words):
-            name = " ".join([*words[index : index + size - 1], singular(words[index + size - 1])])
-            for side, label in zip(pair, ("ONE", "TWO"), strict=True):
-                if name in side.asserting:
-                    return size, label
-    return 0, ""

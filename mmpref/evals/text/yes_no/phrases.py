@@ -33,6 +33,8 @@ _AFFIRMED = re.compile(
     r"|(?:it )?looks that way"
     r"|it (?:seems|appears|looks) so|seems so|looks so|seems like it|looks like it|it is (?:like )?that way"
     r"|it seems that way|that is what i see|ok|okay"
+    r"|(?:the |that |this )?(?:statement|claim|premise|assertion) (?:holds(?: up| true)?|is (?:true|correct|right"
+    r"|accurate))"
     r"|there sure (?:is|are)|it sure (?:is|does)|more than likely|as a matter of fact|damn right|that it is"
     r"|so it is|so there is)"
     r"(?: sir| madam| indeed| please| then)?"
@@ -68,7 +70,8 @@ _DENIED = re.compile(
     r"|(?!possibly|potentially|conceivably|necessarily)\w+ly not|not (?:as far as|from what) i (?:can"
     r"|could) (?:see|tell)"
     r"|(?:the )?(?:chances|odds) (?:are|is) (?:very )?(?:slim|low|small|remote)"
-    r"|(?:the |that )?(?:statement|claim|premise) (?:does not hold|is not true|fails|is false))"
+    r"|(?:the |that |this )?(?:statement|claim|premise|assertion) (?:does not hold(?: up| true)?|is not (?:true|correct"
+    r"|right|accurate)|fails|is (?:false|wrong|incorrect|untrue|inaccurate)))"
     r"(?: sir| madam| then| unfortunately)?"
 )
 _SUBJECT = r"(?:it|they|he|she|there|i|we|you)"

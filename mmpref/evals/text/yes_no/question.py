@@ -127,12 +127,15 @@ _WH = re.compile(r"^(?:what|which|who|whose|where|when|why|how)\b")
 _AUX = re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|had|will|would|should)\b")
 _PARTICIPLES = word_set(
     "titled named called written made shown taken located painted created directed published built drawn played "
-    "say read rise fall belong exist mean equal depict represent describe range"
+    "say read rise fall belong exist mean equal depict represent describe range increase decrease drop grow win earn "
+    "exceed outnumber touch share surpass reach"
 )
 _ALSO_NOUNS = word_set(
     "line lines face faces watch watches cover covers cross crosses play plays work works left right rest stand "
     "stands drink drinks turn turns move moves pass passes use uses"
 )
+_WHOLE_SUBJECTS = word_set("place person man woman boy girl actor actress movie artwork")
+"""Nouns that stand alone before what is asked of them: "is this place (a desert)", "does the man (open the door)"."""
 _SKIPPED = word_set("a an the this that these those any some there")
 _TAIL_SKIPPED = _SKIPPED | {"and", "of", "it", "its", "his", "her", "their", "is", "are", "that", "which", "who"}
 
@@ -286,6 +289,10 @@ def _statement(line: str) -> Asked:
 def _subject_and_predicate(words: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if words[0] in {"it", "they", "he", "she", "you"} and len(words) > 1:
         return (), _content(words[1:])
+    if words[0] == "i" and len(words) > 1:
+        return ("i",), _content(words[1:])
+    if len(words) > 2 and words[0] in {"this", "that", "the"} and words[1] in _WHOLE_SUBJECTS and words[2] != "'s":
+        return (words[1],), _content(words[2:])
     if words[0] in {"this", "that", "these", "those"} and (
         len(words) > 1 and (words[1] in _SKIPPED or words[1] in PREPOSITIONS or words[1].endswith("ing"))
     ):
@@ -300,7 +307,7 @@ def _subject_and_predicate(words: list[str]) -> tuple[tuple[str, ...], tuple[str
             or (end > start and (word in _PARTICIPLES or (len(word) > 4 and word.endswith("ed"))))
         )
         compares = end + 1 < len(words) and words[end + 1] == "than"
-        if end > start and (stops or compares or word in NUMBERS):
+        if end > start and (stops or compares or word in NUMBERS or word.isdigit()):
             break
         end += 1
     if end == len(words):

@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from mmpref.evals.text.singular import singular
 from mmpref.evals.text.yes_no.claims_about import judged_claim, without_stance
 from mmpref.evals.text.yes_no.clauses import Sentence, sentences_of
-from mmpref.evals.text.yes_no.echoes import contact_says, echo_says, ellipsis_says
+from mmpref.evals.text.yes_no.contact import contact_says
+from mmpref.evals.text.yes_no.contrasts import denial_says
+from mmpref.evals.text.yes_no.covered import covered_says
+from mmpref.evals.text.yes_no.echoes import echo_says, ellipsis_says
 from mmpref.evals.text.yes_no.languages import foreign_word_says
 from mmpref.evals.text.yes_no.phrases import (
     bare_word_says,
@@ -28,6 +31,7 @@ from mmpref.evals.text.yes_no.phrases import (
 from mmpref.evals.text.yes_no.presence import Said, presence_says
 from mmpref.evals.text.yes_no.question import Asked, content_words, read_question
 from mmpref.evals.text.yes_no.tools import YesNo
+from mmpref.evals.text.yes_no.typos import put_right
 from mmpref.evals.text.yes_no.unasked import doubts_unasked, read_unasked
 from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, DETERMINERS, NO_WORDS, YES_WORDS, word_set
 from mmpref.evals.text.yes_no.wrapping import (
@@ -41,8 +45,8 @@ from mmpref.evals.text.yes_no.wrapping import (
 
 _SIMPLE: dict[str, YesNo] = {"yes": "yes", "no": "no", "yes.": "yes", "no.": "no"}
 _LABEL = re.compile(
-    r"^(?:[\s\-•–—:.]*(?:the )?(?:final answer|answer|response|assistant|a|output|prediction|verdict|ans"
-    r"|result)\s*[:=])+\s*"
+    r"^(?:[\s\-•–—:.]*(?:the )?(?:final answer|yes (?:or|/) no|yes/no|answer|response|assistant|a|output|prediction"
+    r"|verdict|ans|result)\s*[:=])+\s*"
 )
 _LIST_MARK = re.compile(r"^[^\w\s'\"(]*\s*(?:\(?(?:[a-d]|\d{1,2})[.):]\s+)?")
 _SURE = re.compile(r"^\s*(?:sure\s*,\s*(?=\S))+", re.IGNORECASE)
@@ -109,7 +113,7 @@ def read_mmpref(text: str, question: str = "") -> YesNo:
     simple = _SIMPLE.get(text.strip().lower())
     if simple is not None:
         return "unparsed" if asked.kind == "choice" else simple
-    said = _read(fold(text), question, asked)
+    said = _read(put_right(fold(text), question), question, asked)
     return "unparsed" if asked.kind == "choice" else said
 
 
@@ -262,7 +266,7 @@ def _is_other_question(sentence: Sentence, asked: Asked) -> bool:
     own = asked.content
     names = asked.names
     new = [word for word in words if word not in own and word not in names and word not in _QUESTION_WORDS]
-    return bool(new) and not words & own
+    return bool(new) and not words & own and len(sentence.words) > 2  # "Honestly? No."
 
 
 _QUESTION_WORDS = word_set(
@@ -513,12 +517,16 @@ def _plain_statement_says(words: Sequence[str], asked: Asked) -> Said:
     said: Said
     if asked.kind == "presence":
         said = presence_says(words, asked)
+        if said == "unparsed":
+            said = denial_says(words, asked)
     elif asked.kind == "contact":
         said = contact_says(words, asked)
     elif asked.kind == "statement":
         said = echo_says(words, asked)
-        if said == "unparsed" and asked.things and presence_says(words, asked) == "yes":
+        if said == "unparsed" and asked.things and "or" not in words and presence_says(words, asked) == "yes":
             said = "yes"
+        if said == "unparsed":
+            said = covered_says(words, asked)
     else:
         return "unparsed"
     return said

@@ -208,6 +208,14 @@ def _broad_words() -> tuple[str, ...]:
     return (*(name for name, words in _NARROWER.items() if words),)
 
 
+@cache
+def known_words() -> frozenset[str]:
+    """Single words that name a thing here, in the singular."""
+    names = {*_same(), *_NARROWER, *(word for line in _coco_lines().values() for word in line)}
+    names |= {word for line in _NARROWER.values() for word in _split(line)}
+    return frozenset(part for name in names for part in name.split())
+
+
 @lru_cache(maxsize=4096)
 def words_for(name: str) -> Words:
     """Words for the thing of this name, in lower case and singular."""

@@ -11,6 +11,8 @@ from mmpref.evals.text.yes_no.words import word_set
 
 _APOSTROPHES = {ord(char): "'" for char in "’‘ʼ´`＇‛"}
 _QUOTES = {ord(char): '"' for char in "“”„«»″「」『』"}
+_TOKEN_MARKS = {ord("Ġ"): " ", ord("▁"): " ", ord("Ċ"): "\n"}
+"""What tokenizers write for a space and for a new line."""
 _MOST_CHARACTERS = 20_000
 """Of an answer so long the first and the last part are read: models that loop write the same to the end."""
 
@@ -41,7 +43,7 @@ def fold(text: str) -> str:
         text = f"{text[:half]}\n{text[-half:]}"
     if text.isascii():
         return text.lower()
-    folded = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).translate(_QUOTES)
+    folded = unicodedata.normalize("NFKC", text.translate(_TOKEN_MARKS)).translate(_APOSTROPHES).translate(_QUOTES)
     return "".join(char for char in folded if unicodedata.category(char) != "Cf" or char == "\u200d").casefold()
 
 
