@@ -26,20 +26,20 @@ _OTHER = r"(?P<other>(?:an?|the|some|merely an?) (?!bit\b|little\b|lot\b|few\b)[
 _BUT = r" ?,? (?:but|however|yet|though|although) ,? ?"
 
 _IS_ANOTHER = re.compile(
-    rf"\b{_SEEMS}{_THING}{_WHEN}{_BUT}(?:actually |really |in fact ,? ?)?{_IS} {_OTHER}(?=$| [.,;:])"
+    rf"\b{_SEEMS}{_THING}{_WHEN}{_BUT}(?:actually |really |in fact ,? ?)?{_IS} {_OTHER}(?=$| [.,;:\"])"
 )
 _IS_NOT = re.compile(
     rf"\b{_SEEMS}{_THING}{_WHEN}{_BUT}"
-    r"(?:(?:it|this|that) is not(?: one)?|there is not(?: one)?|there is none)(?=$| [.,;:])"
+    r"(?:(?:it|this|that) is not(?: one)?|there is not(?: one)?|there is none)(?=$| [.,;:\"])"
 )
 _WHAT = re.compile(
     r"\bwhat (?:(?:may|might|could|at first|initially) )*(?:looks?|looked|seems?|appears?|appeared) (?:like|to be) "
     rf"{_THING}{_WHEN} "
-    rf"(?:is|turns out to be) (?:actually|really|in fact|just|only|merely) {_OTHER}(?=$| [.,;:])"
+    rf"(?:is|turns out to be) (?:actually|really|in fact|just|only|merely) {_OTHER}(?=$| [.,;:\"])"
 )
 _SUPPOSED = re.compile(
     r"^the (?:supposed|alleged|apparent|presumed) (?P<seems>[a-z' -]{1,60}?) (?:is|turns out to be) "
-    rf"(?:actually|really|in fact|just|only|merely) {_OTHER}(?=$| [.,;:])"
+    rf"(?:actually|really|in fact|just|only|merely) {_OTHER}(?=$| [.,;:\"])"
 )
 
 
@@ -50,14 +50,15 @@ _LOOKS = re.compile(
     rf"{_SUBJECT} (?P<may>(?:may|might|could) )?"
     r"(?:looks?|looked|seems?|appears?|appeared) (?P<seems>(?!like |to |as )[a-z]+)"
     rf"{_WHEN}{_BUT}(?:it|they|he|she|this|that) "
-    r"(?:(?:is|are) not(?=$| [.,;:])|(?:(?:is|are) )?(?:actually|really|in fact) (?!not |is |are )[a-z]+(?=$| [.,;:])"
-    r"|(?(may)(?:is|are) [a-z]+(?=$| [.,;:])|$a))"
+    r"(?:(?:is|are) not(?=$| [.,;:\"])"
+    r"|(?:(?:is|are) )?(?:actually|really|in fact) (?!not |is |are )[a-z]+(?=$| [.,;:\"])"
+    r"|(?(may)(?:is|are) [a-z]+(?=$| [.,;:\"])|$a))"
 )
 # "they do not look parallel, but they are"
 _LOOKS_NOT = re.compile(
     rf"{_SUBJECT} (?:do|does) not "
     rf"(?:look|seem|appear) (?P<seems>(?!like |to |as )[a-z]+){_WHEN}{_BUT}(?:it|they|he|she) "
-    r"(?:actually |really |in fact )?(?:is|are)(?: actually| really)?(?=$| [.,;:])"
+    r"(?:actually |really |in fact )?(?:is|are)(?: actually| really)?(?=$| [.,;:\"])"
 )
 
 

@@ -89,10 +89,13 @@ _LEANS = re.compile(
     r"|safe) to (?:say|conclude)(?: that)?|my guess is|in my (?:opinion|view)|to me|the answer is|i would say"
     r"|as you can see"
     r"|you can see|one can see)(?: that)? ?,? "
-    r"|^(?:based on|according to|looking at|from|judging by|judging from|after|upon|given|considering|in|having"
-    r"|to answer)\b[^,]{0,120} , "
+    r"|^(?:based on|according to|looking|from|judging by|judging from|after|upon|given|considering|in|having"
+    r"|to answer|to be|to tell)\b[^,]{0,120} , "
     r"|^(?:the )?(?:answer|verdict) : "
 )
+
+
+_ADVERBS = re.compile(r"^(?:(?:then|also|however|honestly|frankly|really|actually|still|though|,) )+(?=[a-z])")
 
 
 def without_stance(line: str) -> tuple[str, bool, bool] | None:
@@ -101,6 +104,7 @@ def without_stance(line: str) -> tuple[str, bool, bool] | None:
     None where they deny it twice, which leaves open what is meant.
     """
     flips = reverses = False
+    line = _ADVERBS.sub("", line)
     for _ in range(3):
         if (found := _REVERSES.match(line)) is not None:
             reverses = not reverses

@@ -33,7 +33,7 @@ _JOINTS = word_set(
     "but while whereas although though however yet because since nevertheless nonetheless instead-of unlike"
 )
 # after a comma, or "and", these begin a clause of their own
-_BEGINNERS = word_set(
+BEGINNERS = word_set(
     "there i we it they he she only just instead so therefore thus hence this that these those meaning making"
 )
 
@@ -236,13 +236,13 @@ def clauses_of(text: str) -> tuple[tuple[str, ...], ...]:
                 current.append(word)  # what follows is only conceded, or compared
             continue
         if (
-            word in _BEGINNERS
+            word in BEGINNERS
             and current
-            and current[0] != "except"
+            and "except" not in current
             and (current[-1] == "," or (current[-1] == "and" and word not in {"only", "just"}))
         ):
             finish()
-        elif word == "and" and after in _BEGINNERS and after not in {"only", "just", "that", "this", "these", "those"}:
+        elif word == "and" and after in BEGINNERS and after not in {"only", "just", "that", "this", "these", "those"}:
             finish()
             continue
         current.append(word)

@@ -27,7 +27,7 @@ _SIZE_OF = word_set("size height shape form color colour style likeness length w
 # "tracks of a dog": what tells of a thing that is not seen
 _TRACES = word_set(
     "footprint footprints tracks print prints pawprint pawprints smell scent sound sounds noise noises voice barking "
-    "fault name memory fear idea thought concept"
+    "fault terms name memory fear idea thought concept"
 )
 # "left by a dog", "taken from a car"
 _MADE = word_set("left made taken written painted drawn designed caused built created signed photographed shot owned")

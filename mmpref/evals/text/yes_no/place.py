@@ -71,7 +71,7 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
         state.noun_since = index + 1
         return
     if word in {",", "and", "or", "nor"}:
-        if word == "," and words[0] == "except":
+        if word == "," and state.excepted and not any(each in AUXILIARIES or each in VERBS for each in words[:index]):
             state.excepted = False  # "except for a cat, there is nothing"
         state.noun_since = index + 1
         state.alternative = word == "or" or (state.alternative and word != "and")

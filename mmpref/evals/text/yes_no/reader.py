@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from mmpref.evals.text.singular import singular
 from mmpref.evals.text.yes_no.claims_about import judged_claim, without_stance
-from mmpref.evals.text.yes_no.clauses import Sentence, sentences_of
+from mmpref.evals.text.yes_no.clauses import BEGINNERS, Sentence, sentences_of
 from mmpref.evals.text.yes_no.contact import contact_says
 from mmpref.evals.text.yes_no.contrasts import denial_says
 from mmpref.evals.text.yes_no.covered import covered_says
@@ -282,8 +282,10 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
     seen_correction = corrected
     corrects = _CORRECTS.search(" ".join(sentence.words[:400])) is not None
     helps = first and _HELPS.search(" ".join(sentence.words[:60])) is not None
+    concludes = False
     for place, clause in enumerate(sentence.clauses):
         if _only_leads(clause, sentence.clauses[place + 1 : place + 2]):
+            concludes = concludes or not _CONCLUDES.isdisjoint(clause)
             continue
         starts = corrects and not seen_correction and _corrects(clause)
         seen_correction = seen_correction or starts
@@ -304,6 +306,8 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
         for kind, said in made:
             if helps and kind == "opening":
                 continue
+            if concludes:  # "so, there is no dog"
+                kind = "conclusion"
             short = kind != "statement" and is_short_form(clause)
             claims.append(_Claim(kind, said, seen_correction and not (kind == "opening" and before), short))
     return claims, seen_correction
@@ -311,8 +315,11 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
 
 def _only_leads(clause: tuple[str, ...], following: Sequence[tuple[str, ...]]) -> bool:
     """Whether a clause is an adverb before a statement: "apparently, there is no dog", "of course, it is a cat"."""
-    lone = all(word in ADVERBS or word in _COURTESY for word in clause)
-    return lone and bool(following) and following[0][0] in {"there", "i", "we", "it", "they", "in", "this", "that"}
+    said = _comma_parts(without_fillers(clause))[-1]  # of "in this picture, apparently" the adverb
+    lone = all(word in ADVERBS or word in _COURTESY or word in _CONCLUDES or word in {",", "so"} for word in said)
+    if not lone or not following:
+        return False
+    return not _CONCLUDES.isdisjoint(clause) or following[0][0] in BEGINNERS | {"in", "nobody"}
 
 
 def _corrects(clause: tuple[str, ...]) -> bool:
@@ -485,15 +492,18 @@ def _statement_says(words: Sequence[str], asked: Asked) -> Said:
     """What a clause states about what was asked for, with "I think", "it is not true that" and the like taken in."""
     line = " ".join(words[:200])
     judged = judged_claim(line)
-    if judged is not None:
-        said = _statement_says(judged[0].split(), asked)
-        if judged[1] == "held" or said in {"unparsed", "weak"}:
-            return said if judged[1] == "held" else "unparsed"
-        return "no" if said == "yes" else "yes"
-    stance = without_stance(line)
+    stance = (line, False, False) if judged is not None else without_stance(line)
     if stance is None:
         return "unparsed"
     line, flips, reverses = stance
+    if judged is None and line:
+        judged = judged_claim(line)
+    if judged is not None:
+        said = _statement_says(judged[0].split(), asked)
+        turned = (judged[1] == "rejected") != (flips or reverses)
+        if not turned or said in {"unparsed", "weak"}:
+            return said if not turned else "unparsed"
+        return "no" if said == "yes" else "yes"
     shortened = line.split() if len(line) < len(" ".join(words[:200])) else words
     if not shortened:
         return "unparsed"
@@ -502,7 +512,7 @@ def _statement_says(words: Sequence[str], asked: Asked) -> Said:
     if said == "unparsed" and shortened is not words:
         said = phrase_says(shortened, asked)
     own = {*asked.subject, *asked.predicate}
-    if said == "unparsed" or (shortened is words and is_doubt([word for word in words if word not in own])):
+    if said == "unparsed" or is_doubt([word for word in shortened if word not in own]):
         return "unparsed"
     if said == "weak":
         return "unparsed" if flips or reverses or inverted else said

@@ -153,3 +153,32 @@ def test_words_of_the_question_are_no_verdict(question, answer, reading):
 @pytest.mark.parametrize("question", ["DOESNT", "Is", "Isn't?", "Does not", "'?", "Are there no"])
 def test_questions_of_a_word_or_two_are_taken(question):
     assert read_mmpref("There is a dog.", question) == "unparsed"
+
+
+LEADS = [
+    "So, ",
+    "Therefore, ",
+    "I think ",
+    "In this photo, ",
+    "To be honest, ",
+    "Of course, ",
+    "Looking closely, ",
+    "Hmm, ",
+]
+
+
+@pytest.mark.parametrize("lead", LEADS)
+@pytest.mark.parametrize(
+    ("answer", "reading"),
+    [
+        ("just a tree and a house, no dog.", "no"), ("instead of a dog, there is a cat.", "no"),
+        ("unfortunately, I could not find any dogs in the image.", "no"),
+        ("as far as I can see, there's no dog.", "no"),
+        ("the statement that there is a dog is false.", "no"), ("it is unlikely that there is a dog.", "no"),
+        ("apart from a dog, there is nothing in the image.", "yes"), ("she is thinking of a dog.", "unparsed"),
+        ("it is not clear that there is a dog.", "unparsed"), ("there is a dog.", "yes"), ("there is no dog.", "no"),
+        ("although there is a cat, there isn't a dog.", "no"),
+    ],
+)  # fmt: skip
+def test_words_that_lead_to_a_statement_change_no_reading(lead, answer, reading):
+    assert read_mmpref(lead + answer, QUESTION) == reading
