@@ -87,7 +87,7 @@ def warnings_of(
         parts: the names of the parts of an item, as splits.
     """
     place = {answer.id: number for number, answer in enumerate(answers)}
-    asked = [item for item in items if item.get("missing") is not True]
+    asked = [{**item, "text": _tidy(item)} for item in items if item.get("missing") is not True]
     asked.sort(key=lambda item: place.get(str(item["id"]), len(place)))  # a slip of one row is one in this order
     cut = {answer.id for answer in answers if answer.cut}
     found = [
@@ -106,8 +106,13 @@ def _share(count: int, total: int) -> str:
     return f"{count:,} of {total:,} ({count / total:.1%})"
 
 
-def _text(item: Mapping[str, Any]) -> str:
+def _tidy(item: Mapping[str, Any]) -> str:
     return " ".join(str(item.get("text", "")).split())
+
+
+def _text(item: Mapping[str, Any]) -> str:
+    """The answer, its spaces put right once for all rules."""
+    return str(item["text"])
 
 
 def _named(item: Mapping[str, Any]) -> set[str] | None:
@@ -213,8 +218,9 @@ def _repeated(asked: Items) -> Iterator[ResultWarning]:
         if (asks[0] == asks[1] and not caption) or _text(item).count(" ") < _SENTENCE:
             continue  # one question about two images may well have one answer
         pairs += 1
-        specific = _named(item) or content_words(_text(item)) & content_words(" ".join(asks))
-        if _text(item) == _text(before) and specific:
+        if _text(item) != _text(before):
+            continue
+        if _named(item) or content_words(_text(item)) & content_words(" ".join(asks)):
             repeated += 1
             first = first or str(item["id"])
     texts = Counter(_text(item) for item in asked)

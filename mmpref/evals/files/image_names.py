@@ -50,7 +50,7 @@ def image_of(row: Mapping[str, Any], *, keys: Iterable[str] = IMAGE_KEYS) -> dic
     """What a row says about its image, by key: names and numbers, but no image that is in the row itself."""
     found: dict[str, str] = {}
     for key in keys:
-        if (name := _name(row.get(key))) is not None:
+        if (value := row.get(key)) is not None and (name := _name(value)) is not None:
             found[key] = name
     several = row.get("images")
     if isinstance(several, list) and len(several) == 1:

@@ -52,8 +52,10 @@ class RowIds:
         self._counted = self._running_numbers(rows)
 
     def _value(self, row: Row, key: str) -> str | None:
-        if key in IMAGE_KEYS or key == "images":
-            return image_of(row).get(key)
+        if key in IMAGE_KEYS:
+            return image_of(row, keys=(key,)).get(key)
+        if key == "images":
+            return image_of(row, keys=()).get(key)
         return as_id(row.get(key))
 
     def has(self, row: Row) -> bool:

@@ -45,22 +45,27 @@ class _KnownWords:
         self.implied = frozenset(objects.values()) if "man" in objects else frozenset()
         self.lookalikes = lookalikes(objects)
         self._longest: dict[str, int] = {}
+        self._followers: dict[str, set[str]] = {}  # the first word of what is known -> all that may follow it
         for phrase in (*QUALIFIED, *NO_OBJECT, *objects, *self.lookalikes):
             first, *rest = phrase.split()
             self._longest[first] = max(self._longest.get(first, 1), 1 + len(rest))
+            self._followers.setdefault(first, set()).update(rest[:1])
 
     def join(self, words: CaptionWords) -> list[_Found]:
         """All words of objects and their lookalikes, from left to right, longest first."""
         found: list[_Found] = []
-        index, longest = 0, self._longest
-        texts = words.one
-        while index < len(texts):
-            text, size = texts[index], 1
-            if text in longest or "-" in text:
+        texts, followers, objects = words.one, self._followers, self.objects
+        free = 0
+        for index in [at for at, text in enumerate(texts) if text in followers or "-" in text]:
+            if index < free:
+                continue
+            text, size, why = texts[index], 1, ""
+            after = texts[index + 1] if index + 1 < len(texts) else ""
+            if "-" in text or after in followers[text]:
                 text, size, why = self._match(words, index)
-                if why or text in self.objects:
-                    found.append((text, index, size, why))
-            index += size
+                free = index + size
+            if why or text in objects:
+                found.append((text, index, size, why))
         return found
 
     def _match(self, words: CaptionWords, index: int) -> tuple[str, int, str]:

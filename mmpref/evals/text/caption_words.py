@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from functools import lru_cache
+from itertools import accumulate
 
 from mmpref.evals.text.singular import singular
 
 WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
+_WORD_KEPT = re.compile(f"({WORD.pattern})")
 COMMA, STOP = ",", "."
 """What stands before a word: a pause within a sentence, or its end; "" for nothing but a space."""
 
@@ -54,9 +56,9 @@ def lower(caption: str) -> str:
 def cut(caption: str) -> CaptionWords:
     """The words of a caption."""
     text = lower(caption)
-    raw = WORD.findall(text)
-    gaps = WORD.split(text)  # one before each word, and what stands after the last
-    edges = [*accumulate(map(len, chain.from_iterable(zip(gaps, raw, strict=False))))]
+    parts = _WORD_KEPT.split(text)
+    gaps, raw = parts[::2], parts[1::2]  # a gap before each word, and what stands after the last
+    edges = [*accumulate(map(len, parts[:-1]))]
     breaks = ["" if gap == " " else _break(gap) for gap in gaps[:-1]]
     questions = [at for at, gap in enumerate(gaps) if "?" in gap] if "?" in text else []
     if any(mark in text for mark in ("'t", "\N{RIGHT SINGLE QUOTATION MARK}t")):
@@ -88,6 +90,7 @@ def given(tokens: Sequence[str]) -> CaptionWords:
     return CaptionWords("", raw, list(tokens), breaks, _asked(breaks, questions), [])
 
 
+@lru_cache(maxsize=1_000)
 def _break(gap: str) -> str:
     if _STOPS.search(gap) and gap not in (".", ":"):  # "3.5" and "10:30" end nothing
         return STOP

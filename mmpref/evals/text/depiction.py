@@ -32,6 +32,7 @@ _NOT_THIS_PICTURE = (
 )
 _SHAPED = frozenset({"shaped", "look", "looks", "looking", "dressed", "decorated", "painted", "designed", "cut"})
 _ON_THE_WALL = re.compile(r"\b(?:on the wall|hangs? (?:on|above|over|in)|hanging (?:on|above|over))\b")
+_QUOTES = "\"“'‘"
 _QUOTED = re.compile(r"[\"“]([^\"“”\n]{1,120})[\"”]|(?<!\w)['‘]([^'‘’\n]{1,80})['’](?!\w)")
 
 
@@ -218,6 +219,8 @@ def likeness(scopes: Scopes, at: int) -> None:
 def quotations(scopes: Scopes) -> None:
     """Mark what a sign reads; a caption in quotes is read as a caption."""
     spans = scopes.words.spans
+    if not any(mark in scopes.words.text for mark in _QUOTES):
+        return
     place = 0
     for match in _QUOTED.finditer(scopes.words.text):  # places only grow, so that this is one pass
         while place < scopes.size and spans[place][0] < match.start():

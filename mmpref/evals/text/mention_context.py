@@ -18,8 +18,8 @@ def reasons(words: CaptionWords) -> dict[int, str]:
     """Why words of a caption do not count, by their place; the first reason found is the one that stands."""
     scopes = Scopes(words)
     depiction.quotations(scopes)
-    for at, word in enumerate(words.raw):
-        for rule in _RULES.get(word, ()):
+    for at in [at for at, word in enumerate(words.raw) if word in _RULES]:
+        for rule in _RULES[words.raw[at]]:
             rule(scopes, at)
     return scopes.why
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import accumulate
 from typing import TypeAlias
 
 from mmpref.evals.text.caption_objects import extract_mmpref
@@ -68,7 +69,12 @@ def _scripts_routine(
 ) -> Extractor:
     pairs, words = _official_pairs(vocabulary), vocabulary.exact
     join = partial(_official, pairs=pairs, starts=frozenset(pair.split()[0] for pair in pairs), words=words)
-    cut = partial(_cut, pattern=_OFFICIAL_TOKEN, bare=_without_marks, make_singular=make_singular)
+
+    @lru_cache(maxsize=50_000)
+    def clean(token: str) -> str:
+        return make_singular(_without_marks(token))
+
+    cut = partial(_cut, clean=clean)
     return _extractor(cut if tokenize is None else _given(tokenize), join, words)
 
 
@@ -84,32 +90,32 @@ def _extractor(cut: _Cut, join: Callable[[Sequence[str]], list[_Found]], words: 
     return Extractor(read)
 
 
-_OFFICIAL_TOKEN = re.compile(r"[^\s,;:@#$%&?!()\[\]{}<>\"“”‘’«»`]+")
+_OFFICIAL_TOKEN = re.compile(r"([^\s,;:@#$%&?!()\[\]{}<>\"“”‘’«»`]+)")
 _CONTRACTION = re.compile(r"(?:n't|'(?:s|m|d|ll|re|ve))?\Z")
 _WORD_CHARACTER = re.compile(r"\w")
 
 
 def count_words(text: str) -> int:
     """Words between spaces that have a letter or digit."""
-    return sum(_WORD_CHARACTER.search(word) is not None for word in text.split())
+    return len([word for word in text.split() if word[0].isalnum() or _WORD_CHARACTER.search(word)])
 
 
-def _cut(
-    caption: str, pattern: re.Pattern[str], bare: Callable[[str], str], make_singular: Callable[[str], str]
-) -> tuple[list[str], Callable[[int, int], tuple[int, int]]]:
-    """The words of a caption in the singular, and a function that gives the characters from one word to another."""
-    found = list(pattern.finditer(lower(caption)))
+def _cut(caption: str, clean: Callable[[str], str]) -> tuple[list[str], Callable[[int, int], tuple[int, int]]]:
+    """The script's words of a caption, each as ``clean`` makes it, and a function that gives the characters from one
+    word to another."""
+    parts = _OFFICIAL_TOKEN.split(lower(caption))  # by turns what stands between tokens, and a token
+    ends = [*accumulate(map(len, parts))]
 
     def edges(index: int) -> tuple[int, int]:
-        raw = found[index].group()
-        word = bare(raw)
-        start = found[index].start() + raw.find(word)
+        raw = parts[2 * index + 1]
+        word = _without_marks(raw)
+        start = ends[2 * index] + raw.find(word)
         return start, start + len(word)
 
     def span(first: int, last: int) -> tuple[int, int]:
         return edges(first)[0], edges(last)[1]
 
-    return [make_singular(bare(match.group())) for match in found], span
+    return [*map(clean, parts[1::2])], span
 
 
 @lru_cache(maxsize=50_000)
