@@ -49,8 +49,8 @@ _LABEL = re.compile(
     r"|verdict|ans|result)\s*[:=])+\s*"
 )
 _LIST_MARK = re.compile(r"^[^\w\s'\"(]*\s*(?:\(?(?:[a-d]|\d{1,2})[.):]\s+)?")
-_SURE = re.compile(r"^\s*(?:sure\s*,\s*(?=\S))+", re.IGNORECASE)
-"""Courtesy that says nothing of its own where more follows: \"Sure, there is no dog\"."""
+_SURE = re.compile(r"^\s*(?:(?:sure|well|ok|okay|alright|all right|hm+|um+|uh+|oh|ah)\s*,\s*)+", re.IGNORECASE)
+"""Words before a comma that say nothing of their own: "Sure, there is no dog", and "Sure," that was cut there."""
 _TICKS = "✅✓✔☑👍⭕"
 _CROSSES = "❌✗✘✖❎👎🚫⛔"
 _EMOJI_DRESS = re.compile("[\\s\ufe0e\ufe0f.!🏻-🏿]+")
