@@ -4,6 +4,8 @@ Our reader is imported with the first answer that it reads: its patterns take a 
 command that reads no such answer need not wait for.
 """
 
+from functools import lru_cache
+
 from mmpref.evals.text.yes_no.tools import Reader, YesNo, read_lmms_eval, read_official, read_vlmevalkit
 
 __all__ = ["Reader", "YesNo", "read_lmms_eval", "read_mmpref", "read_official", "read_vlmevalkit", "says_unsure"]
@@ -11,9 +13,17 @@ __all__ = ["Reader", "YesNo", "read_lmms_eval", "read_mmpref", "read_official", 
 
 def read_mmpref(text: str, question: str = "") -> YesNo:
     """What a careful person who knows the question ("" for unknown) takes the answer to claim, or "unparsed"."""
+    return _read_short(text, question) if len(text) <= _SHORT else _read(text, question)
+
+
+def _read(text: str, question: str) -> YesNo:
     from mmpref.evals.text.yes_no import reader
 
     return reader.read_mmpref(text, question)
+
+
+_SHORT = 200  # characters; models repeat their short answers, as benchmarks their questions
+_read_short = lru_cache(maxsize=20_000)(_read)
 
 
 def says_unsure(text: str, question: str = "") -> bool:

@@ -10,6 +10,7 @@ are names, "no" before a noun denies only that noun.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 
 from mmpref.evals.text.yes_no.tools import YesNo
 
@@ -61,23 +62,19 @@ def foreign_word_says(text: str) -> YesNo:
         text: the folded answer, marks before it removed.
     """
     start = text[:_FARTHEST]
-    first = start[:1]
-    if not first or first not in _FIRST_LETTERS:
+    words = _BY_FIRST_LETTER.get(start[:1])
+    if words is None:
         return "unparsed"
     if start.isascii() and start.split(maxsplit=1)[0].strip(_MARKS) not in _ASCII_WORDS:
         return "unparsed"  # plain English
     said: YesNo = "unparsed"
     longest = 0
-    for table, ends in ((_BEFORE_A_MARK, _before_a_mark), (_ALONE, _ends_here), (_BEFORE_ANYTHING, None)):
-        for word, means in table.items():
-            if len(word) > longest and start.startswith(word) and (ends is None or ends(start[len(word) :])):
-                said, longest = means, len(word)
+    for word, means, ends in words:
+        if len(word) > longest and start.startswith(word) and (ends is None or ends(start[len(word) :])):
+            said, longest = means, len(word)
     if said != "unparsed" and any(doubt in start for doubt in _DOUBT):
         return "unparsed"
     return said
-
-
-_FIRST_LETTERS = frozenset(word[0] for table in (_BEFORE_A_MARK, _ALONE, _BEFORE_ANYTHING) for word in table)
 
 
 _ASCII_WORDS = frozenset(word.split()[0] for word in _BEFORE_A_MARK if word.isascii())
@@ -90,3 +87,15 @@ def _before_a_mark(rest: str) -> bool:
 def _ends_here(rest: str) -> bool:
     """Whether a word ends here; the marks of Indic vowels belong to the word."""
     return not rest or unicodedata.category(rest[0])[0] not in "LMN"
+
+
+def _by_first_letter() -> dict[str, list[tuple[str, YesNo, Callable[[str], bool] | None]]]:
+    """All words by their first letter, each with what it means and how it must end."""
+    found: dict[str, list[tuple[str, YesNo, Callable[[str], bool] | None]]] = {}
+    for table, ends in ((_BEFORE_A_MARK, _before_a_mark), (_ALONE, _ends_here), (_BEFORE_ANYTHING, None)):
+        for word, means in table.items():
+            found.setdefault(word[0], []).append((word, means, ends))
+    return found
+
+
+_BY_FIRST_LETTER = _by_first_letter()

@@ -53,6 +53,7 @@ _SURE = re.compile(r"^\s*(?:(?:sure|well|ok|okay|alright|all right|hm+|um+|uh+|o
 """Words before a comma that say nothing of their own: "Sure, there is no dog", and "Sure," that was cut there."""
 _TICKS = "✅✓✔☑👍⭕"
 _CROSSES = "❌✗✘✖❎👎🚫⛔"
+_EMOJI = frozenset(_TICKS + _CROSSES)
 _EMOJI_DRESS = re.compile("[\\s\ufe0e\ufe0f.!🏻-🏿]+")
 _REASON_LINE = re.compile(
     r"^[ \t]{0,9}(?:reason|reasoning|explanation|rationale|confidence|thought|thoughts|analysis|evidence|caption"
@@ -149,7 +150,7 @@ def _endless_says(text: str) -> YesNo:
 def _read_text(text: str, question: str, asked: Asked, folded: str) -> YesNo:
     if not text:
         return "unparsed"
-    if any(char in _TICKS or char in _CROSSES for char in text[:200]):
+    if not _EMOJI.isdisjoint(text[:200]):
         emoji = _emoji_says(text, asked)
         if emoji is not None:
             return emoji
