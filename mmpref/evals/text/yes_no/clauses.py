@@ -161,10 +161,18 @@ class Sentence:
         return [word for clause in self.clauses for word in clause]
 
 
+_INITIALS = re.compile(r"\b([a-z])\.([a-z])\.")
+
+
+def without_stops(text: str) -> str:
+    """A folded text without the full stops of abbreviations ("Mr. X", "U.S."), which end no sentence."""
+    return _INITIALS.sub(r"\1-\2", _ABBREVIATION.sub(r"\1", text))
+
+
 def sentences_of(text: str) -> list[Sentence]:
     """The sentences of a folded, plain text that have a word."""
     found = []
-    text = _STRETCHED.sub(_shortened, _ABBREVIATION.sub(r"\1", text))
+    text = _STRETCHED.sub(_shortened, without_stops(text))
     for match in _SENTENCE.finditer(text):
         if match.end() == match.start():
             continue

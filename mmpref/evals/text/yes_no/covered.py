@@ -22,6 +22,7 @@ from mmpref.evals.text.yes_no.words import (
     BE_WORDS,
     IMAGE_WORDS,
     NOT_REAL,
+    NOUNS_IN_ING,
     NUMBERS,
     PREPOSITIONS,
     VERBS,
@@ -68,6 +69,8 @@ _SAYING = frozenset({"read", "say", "spell", "print", "output", "show", "display
 _SAID = word_set("word words text letters output answer result number sum value title name")
 _JUDGING = word_set("appropriate suitable correct right okay safe legal possible advisable allowed necessary proper")
 _TIMES = word_set("night nighttime day daytime winter summer spring autumn fall dusk dawn indoors outdoors")
+_THINGS = word_set("something anything someone somebody everything nothing")
+_KINDS = word_set("kind type form sort style piece pair couple group color colour shade view part side")
 _NO_MODIFIERS = PREPOSITIONS | AUXILIARIES | PRONOUNS | {"and", ",", ".", "left-of", "right-of"}
 _OPPOSITE = ("un", "in", "im", "ir", "il", "non-", "non", "dis")
 _ALIKE_PREPOSITIONS = (
@@ -144,7 +147,8 @@ def _bare(words: Sequence[str]) -> list[str]:
     for index, word in enumerate(words):
         after = words[index + 1] if index + 1 < len(words) else ""
         stands = word in PRONOUNS and (not after or after in AUXILIARIES | _COPULAS | ADVERBS | VERBS | {","})
-        if word in {'"', "/"} or (word in ARTICLES and not (stands or (word, after) in _STANDING)):
+        starts = word == "some" and (not kept or kept[-1] in {",", "and"})  # "some apples", asked about all
+        if word in {'"', "/"} or (not starts and word in ARTICLES and not (stands or (word, after) in _STANDING)):
             continue
         kept.append(word)
     return kept
@@ -180,9 +184,9 @@ def _is_verb(word: str) -> bool:
 
 def _statement_says(words: list[str], asked: Asked, about: bool) -> tuple[YesNo, bool]:
     """What one statement says, and whether it is about the asked thing; ``about``: the one before it was."""
-    while words and (words[0] in ADVERBS - _QUANTITIES - _PARTLY or words[0] in {"which", "who", "that", "and"}):
-        if words[0] in {"which", "who", "that"} and not (about and len(words) > 1 and _is_verb(words[1])):
-            break
+    if words[:1] in (["which"], ["who"], ["that"]) and len(words) > 1 and _is_verb(words[1]):
+        return "unparsed", about  # it says something of the noun before it: "next to the dog, which is black"
+    while words and (words[0] in ADVERBS - _QUANTITIES - _PARTLY or words[0] == "and"):
         words = words[1:]
     if not words:
         return "unparsed", about
@@ -240,6 +244,9 @@ def _fragment_says(words: list[str], asked: Asked, about: bool) -> YesNo:
     wanted = _wanted(asked)
     for predicate in [wanted, *_after_place(wanted)]:
         for shown in _shells(predicate):
+            start = next((place for place, word in enumerate(rest) if _means(word, shown[0])), 0)
+            if start > (0 if shown[0] in PREPOSITIONS else 1):
+                continue  # "the kuroshio current flows from", asked about another current
             if _covers(rest, shown, asked, whole=True):
                 return "no" if denied else "yes"
     return "unparsed"
@@ -263,6 +270,10 @@ def _predicates_for(subject: list[str], asked: Asked, verbs: set[str]) -> list[l
     owned = bool(own) and own[0] in {"his", "her", "their", "its", "my", "your"}
     if owned:
         own = own[1:]
+    counts = {word for word in own if word in NUMBERS and word != "both"}
+    asked_for = {word for word in asked.subject if word in NUMBERS}
+    if own[:1] == ["one"] or (counts and asked_for and counts != asked_for):
+        return []  # "one line", asked about two
     rest = [word for word in own if word not in _QUANTITIES]
     whole = [predicate, *_after_place(predicate)]
     if not rest or (len(rest) == 1 and rest[0] in PRONOUNS | {"everyone", "everybody"}):
@@ -271,6 +282,9 @@ def _predicates_for(subject: list[str], asked: Asked, verbs: set[str]) -> list[l
         return whole
     if any(word in _PARTLY and word not in asked.subject for word in rest):
         return []
+    known = [*asked.subject, *asked.predicate]
+    if any(word in PREPOSITIONS - {"of"} and not any(_means(word, each) for each in known) for word in rest):
+        return []  # "the actor outside the box", asked about the one inside
     content = [word for word in rest if word not in PREPOSITIONS and word not in _SUBJECT_WORDS]
     wanted = [*asked.subject, *predicate]
     if not asked.subject:
@@ -372,6 +386,8 @@ def _predicate_says(after: list[str], predicate: list[str], denied: int, asked: 
         rest = rest[1:]
     if negations > 1 or (negations and partial) or not rest:
         return "unparsed"
+    if after.count("as") > 1:
+        return "unparsed"  # "as tall as"
     if _covers(rest, predicate, asked, denied=bool(negations)):
         return "no" if negations else "yes"
     if not negations and _is_opposite(rest, predicate):
@@ -450,11 +466,15 @@ def _covers(rest: Sequence[str], predicate: list[str], asked: Asked, *, denied: 
             or (word in _SIDES and word not in predicate)
         ):
             return False
+        elif word == "of" and passed and rest[index - 1] not in IMAGE_WORDS | _KINDS:
+            break  # "a replica of the tower", "by a student of Monet"
         elif word in _NEUTRAL or word in ADVERBS or word.endswith("ly"):
             index += 1
         elif (denied or whole) and word == "it" and place == len(predicate) - 1 and index == len(rest) - 1:
             return True
-        elif passed < 3 and word not in _NO_MODIFIERS:
+        elif passed < 3 and word not in _NO_MODIFIERS and word not in _THINGS:
+            if not place and word.endswith("ing") and word not in NOUNS_IN_ING:
+                break  # "is wearing something black"
             if denied and not place and word in _WHOLLY:
                 return False
             passed, index = passed + 1, index + 1

@@ -37,3 +37,19 @@ def next_word(words: Sequence[str], index: int) -> str:
     while index < len(words) and words[index] in ADVERBS:
         index += 1
     return words[index] if index < len(words) else ""
+
+
+_COLOURS = word_set(
+    "black white red green blue yellow orange purple pink brown gray grey beige golden silver tan maroon teal turquoise"
+)
+
+
+def has_other_colour(words: Sequence[str], predicate: Sequence[str]) -> bool:
+    """ "Black and white", asked whether it is black: a person hesitates."""
+    asked = _COLOURS & {*predicate}
+    return len(asked) == 1 and any(
+        word == "and"
+        and {words[place - 1], words[place + 1]} & asked
+        and {words[place - 1], words[place + 1]} <= _COLOURS
+        for place, word in enumerate(words[1:-1], start=1)
+    )

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Literal
 
 from mmpref.evals.text.singular import singular
-from mmpref.evals.text.yes_no.clauses import words_of
+from mmpref.evals.text.yes_no.clauses import without_stops, words_of
 from mmpref.evals.text.yes_no.stems import stem
 from mmpref.evals.text.yes_no.things import Words, other_compounds, words_for
 from mmpref.evals.text.yes_no.tools import YesNo
@@ -143,7 +143,7 @@ _TAIL_SKIPPED = _SKIPPED | {"and", "of", "it", "its", "his", "her", "their", "is
 @lru_cache(maxsize=20_000)
 def read_question(question: str) -> Asked:
     """What the question asks; :data:`UNKNOWN` for an empty one."""
-    text = fold(question).strip()
+    text = without_stops(fold(question)).strip()
     if not text:
         return UNKNOWN
     options = {letter: _option_says(word) for letter, word in _OPTION.findall(text)}

@@ -18,6 +18,7 @@ from mmpref.evals.text.yes_no.contact import contact_says
 from mmpref.evals.text.yes_no.contrasts import denial_says
 from mmpref.evals.text.yes_no.covered import covered_says
 from mmpref.evals.text.yes_no.echoes import echo_says, ellipsis_says
+from mmpref.evals.text.yes_no.hedges import has_other_colour
 from mmpref.evals.text.yes_no.languages import foreign_word_says
 from mmpref.evals.text.yes_no.phrases import (
     bare_word_says,
@@ -533,6 +534,8 @@ def _plain_statement_says(words: Sequence[str], asked: Asked) -> Said:
     elif asked.kind == "contact":
         said = contact_says(words, asked)
     elif asked.kind == "statement":
+        if has_other_colour(words, asked.predicate):
+            return "unparsed"
         said = echo_says(words, asked)
         if said == "unparsed" and asked.things and "or" not in words and presence_says(words, asked) == "yes":
             said = "yes"

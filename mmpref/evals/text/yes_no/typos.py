@@ -17,12 +17,14 @@ _REAL = word_set(
     "these three theme thee then them they that this those thing things their trees toilet tower table truck train "
     "bandana widow remove singer breach branch brunch bench beach marred matter letter kitted mitten remoter planet "
     "carol dining signing sitting setting staring string swing stranger strange change charge course horde quiet quite "
-    "trail trial angle angel desert dessert diary dairy left felt form from unite untie silent listen"
+    "trail trial angle angel desert dessert diary dairy left felt form from unite untie silent listen "
+    "ireland iceland austria martin marvin winter winner poster cherry"
 )
 _NOT_NAMES = word_set(
     "is are was were does did the this that these those there image picture photo answer please yes any and with "
     "from have has not you can see one two three four five six shown what which whether"
 )
+_INFLECTED = ("ing", "ed", "er", "est", "ly")
 _LONG = 6
 """Letters of a word in which one that is wrong, missing or too many leaves it the same word to a reader."""
 
@@ -57,6 +59,8 @@ def _is_misspelt(word: str, name: str) -> bool:
         return False
     if len(word) == len(name) and sorted(word) == sorted(name):
         return True
+    if word.endswith(_INFLECTED):
+        return False  # "diving" is no misspelt "driving", "waiting" no "writing"
     if len(name) < _LONG and name != "there":
         return False
     if len(word) == len(name):

@@ -158,7 +158,6 @@ def test_questions_of_a_word_or_two_are_taken(question):
 LEADS = [
     "So, ",
     "Therefore, ",
-    "I think ",
     "In this photo, ",
     "To be honest, ",
     "Of course, ",
