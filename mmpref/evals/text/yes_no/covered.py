@@ -282,8 +282,8 @@ def _predicates_for(subject: list[str], asked: Asked, verbs: set[str]) -> list[l
         return whole
     if any(word in _PARTLY and word not in asked.subject for word in rest):
         return []
-    known = [*asked.subject, *asked.predicate]
-    if any(word in PREPOSITIONS - {"of"} and not any(_means(word, each) for each in known) for word in rest):
+    asked_words = [*asked.subject, *asked.predicate]
+    if any(word in PREPOSITIONS - {"of"} and not any(_means(word, each) for each in asked_words) for word in rest):
         return []  # "the actor outside the box", asked about the one inside
     content = [word for word in rest if word not in PREPOSITIONS and word not in _SUBJECT_WORDS]
     wanted = [*asked.subject, *predicate]
