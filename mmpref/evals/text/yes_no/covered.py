@@ -143,7 +143,7 @@ def covered_says(words: Sequence[str], asked: Asked) -> YesNo:
 
 def _bare(words: Sequence[str]) -> list[str]:
     """The words without articles, quotation marks and adverbs that change nothing."""
-    kept = []
+    kept: list[str] = []
     for index, word in enumerate(words):
         after = words[index + 1] if index + 1 < len(words) else ""
         stands = word in PRONOUNS and (not after or after in AUXILIARIES | _COPULAS | ADVERBS | VERBS | {","})
