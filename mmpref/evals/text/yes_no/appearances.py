@@ -7,12 +7,26 @@ from __future__ import annotations
 
 import re
 
-_HINTS = ("look", "seem", "appear", "resembl", "thought", "think", "mistake", "suppos", "expect", "assum")
+_HINTS = (
+    "look",
+    "seem",
+    "appear",
+    "resembl",
+    "thought",
+    "think",
+    "mistake",
+    "first",
+    "initially",
+    "suppos",
+    "expect",
+    "assum",
+)
 _SEEMS = (
     r"(?:(?:at|on) (?:first|a first|initial) (?:glance|sight|look) ,? ?)?"
     r"(?:(?:it|this|that|what|there) (?:(?:may|might|could|can|does|do|initially|first) )*"
     r"(?:looks?|looked|seems?|seemed|appears?|appeared) (?:(?:a bit|a lot|somewhat|much|very much|at first) )?"
     r"(?:like|to be|as if it is|as if it were) "
+    r"|(?:at first ,? ?)?i (?:(?:first|initially|at first) )+(?:saw|spotted|read) "
     r"|(?:it|this|that) (?:(?:may|might|could) )?(?:resembles?|resembled) "
     r"|(?:at first ,? ?)?(?:i|you|we|one|some|someone|some people|people) "
     r"(?:(?:may|might|could|would|at first|initially|first|might first|originally) )*(?:think|thought|assume|assumed"

@@ -37,6 +37,8 @@ _DEALS = word_set(
     "sells sell selling sold prohibits prohibit prohibiting prohibited forbids forbid forbidding bans banning banned "
     "forbidden repairs repairing advertises advertising promotes promoting rents"
 )
+# "no dogs allowed"
+_ALLOWED = word_set("allowed permitted welcome prohibited forbidden")
 # "in the previous picture", "in another picture"
 _OTHER_PICTURE = word_set("previous other another different earlier former")
 # "the television shows a dog"
@@ -65,6 +67,7 @@ def is_elsewhere(words: Sequence[str], index: int, after: int) -> bool:
         or is_another_picture([*words[:index], *following])
         or _is_shown_by_something(before, words)
         or _is_on_a_picture(before, following)
+        or bool(_ALLOWED & {*following[:2]})
     )
 
 

@@ -286,11 +286,11 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
     helps = first and _HELPS.search(" ".join(sentence.words[:60])) is not None
     concludes = False
     for place, clause in enumerate(sentence.clauses):
+        starts = corrects and not seen_correction and _corrects(clause)
+        seen_correction = seen_correction or starts
         if _only_leads(clause, sentence.clauses[place + 1 : place + 2]):
             concludes = concludes or not _CONCLUDES.isdisjoint(clause)
             continue
-        starts = corrects and not seen_correction and _corrects(clause)
-        seen_correction = seen_correction or starts
         before = (
             starts and verdict_says(without_fillers(clause))[1] > 0
         )  # "no, wait": the word stands before the correction
@@ -303,7 +303,11 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
         if claims and clause in _IT_IS:
             continue  # "no, it is" adds nothing to the word
         made = _clause_claims(clause, asked, opens=place == 0)
-        if not made and seen_correction and (is_doubt(clause) or "reconsider" in clause):
+        if (
+            not made
+            and seen_correction
+            and (is_doubt(clause) or "reconsider" in clause or (corrects and _names_another(clause)))
+        ):
             claims.append(_Claim("doubt", "unparsed", corrected=True))
         for kind, said in made:
             if helps and kind == "opening":
@@ -313,6 +317,13 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
             short = kind != "statement" and is_short_form(clause)
             claims.append(_Claim(kind, said, seen_correction and not (kind == "opening" and before), short))
     return claims, seen_correction
+
+
+def _names_another(clause: tuple[str, ...]) -> bool:
+    """ "Actually, that is a bag": what was said before is taken back, and no more is said of it."""
+    words = [word for word in _without_correction(clause) if word not in ADVERBS and word != ","]
+    starts = len(words) > 3 and words[0] in {"it", "that", "this"} and words[1] in {"is", "was"}
+    return starts and words[2] in {"a", "an"} and words[3] not in {"bit", "little", "lot"} and words[-1] != "one"
 
 
 def _only_leads(clause: tuple[str, ...], following: Sequence[tuple[str, ...]]) -> bool:

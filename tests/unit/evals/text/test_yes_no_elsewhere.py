@@ -27,6 +27,8 @@ SAYS_NOTHING = {
         "On the TV screen, a dog can be seen.", "The mug has a dog on it.", "The wallpaper has dogs on it.",
         "The dog on his shirt is brown.", "The child is drawing a dog.", "The boy is painting a dog on a canvas.",
     ],
+    "taken back": ["The dog turned out to be a cat.", "There is a dog. Actually, that's a bag."],
+    "a rule": ["No dogs allowed sign, but a dog ignores it."],
     "another time": ["There must have been a dog here.", "It is not impossible that there is a dog."],
 }  # fmt: skip
 
@@ -62,7 +64,8 @@ ASSERTED = {
     "a judged claim": ["It would not be wrong to say there is a dog here.", "It is correct to say there is a dog."],
     "an appearance": ["It looks like a cat, but it is a dog.", "What looks like a cat is actually a dog."],
     "an exception": ["Apart from a dog, there is nothing in the image."],
-    "taken back": ["No, wait, yes, there is one.", "No wait, yes."],
+    "taken back": ["No, wait, yes, there is one.", "No wait, yes.", "There is a dog. Actually, there are two dogs."],
+    "what it is in the end": ["It turned out to be a dog.", "There is a dog. Actually, it's a big one."],
     "a number": ["The number of dogs is 3."],
     "an adjective that looks like a verb": ["A parked dog is visible on the left."],
     "not to be missed": ["The dog cannot be missed.", "One cannot overlook the dog in the middle."],
