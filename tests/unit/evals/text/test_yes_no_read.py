@@ -50,7 +50,8 @@ def test_the_labelled_answers_are_spread_over_kinds_and_labels():
         ("A dog is conspicuous by its absence.", N), ("The only thing missing here is a dog.", N),
         ("Everything is here except a dog.", N), ("I looked for a dog in vain.", N), ("there aint no dog", N),
         ("No animals are visible.", N), ("Instead of a dog, there is a cat.", N), ("Number of dogs: 0", N),
-        ("Honestly no", N), ("Sadly no.", N), ("Uh, yeah.", Y), ("Sure,", U), ("Well, yes and no.", U), ("Well, 没有。", N),
+        ("Honestly no", N), ("Sadly no.", N), ("Uh, yeah.", Y), ("Sure,", U), ("Well, yes and no.", U),
+        ("Well, 没有。", N),
         ("I have no reason to believe that there is a dog.", N), ("A dog? None whatsoever.", U),
         # what says nothing about dogs that are there
         ("There is no puppy.", U), ("The owner calls the dog, which is out of frame.", U), ("Only cats.", U),
