@@ -40,7 +40,7 @@ BEGINNERS = word_set(
 # "no" and "not" that deny nothing, and set phrases, taken out or put in plain words
 _IDIOMS = [
     ("doubt|question",
-     r"(?:there is |have |i have )?(?:no|without a|without any|beyond) (?:shadow of a )?(?:doubt"
+     r"(?:there is |have |i have )?(?:no|without(?: a| any)?|beyond) (?:shadow of a )?(?:doubt"
      r"|question)(?: about (?:it|that))?(?: that)?\b",
      "undoubtedly"),
     ("without a shadow of a doubt", r"without a shadow of a doubt\b", "undoubtedly"),

@@ -37,7 +37,7 @@ _DEALS = word_set(
     "sells sell selling sold prohibits prohibit prohibiting prohibited forbids forbid forbidding bans banning banned "
     "forbidden repairs repairing advertises advertising promotes promoting rents"
 )
-# "no dogs allowed"
+# "no dogs allowed"; "no dog has ever looked so happy" is told of all dogs
 _ALLOWED = word_set("allowed permitted welcome prohibited forbidden")
 # "in the previous picture", "in another picture"
 _OTHER_PICTURE = word_set("previous other another different earlier former")
@@ -68,6 +68,7 @@ def is_elsewhere(words: Sequence[str], index: int, after: int) -> bool:
         or _is_shown_by_something(before, words)
         or _is_on_a_picture(before, following)
         or bool(_ALLOWED & {*following[:2]})
+        or "ever" in following[:2]
     )
 
 

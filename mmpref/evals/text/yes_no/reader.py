@@ -34,7 +34,7 @@ from mmpref.evals.text.yes_no.question import Asked, content_words, read_questio
 from mmpref.evals.text.yes_no.tools import YesNo
 from mmpref.evals.text.yes_no.typos import put_right
 from mmpref.evals.text.yes_no.unasked import doubts_unasked, read_unasked
-from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, DETERMINERS, NO_WORDS, YES_WORDS, word_set
+from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, DETERMINERS, NO_WORDS, PRESENT, YES_WORDS, word_set
 from mmpref.evals.text.yes_no.wrapping import (
     first_turn,
     fold,
@@ -300,6 +300,8 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
                 continue  # "12:00", but "dogs: 3"
         if len(sentence.clauses) > 1 and set(clause) <= _COURTESY:
             continue  # "sure, there is a cat" says nothing of a dog
+        if place and sentence.clauses[place - 1][:1] == ("not",) and set(sentence.clauses[place - 1][1:]) <= PRESENT:
+            continue  # "not shown: a dog"
         if claims and clause in _IT_IS:
             continue  # "no, it is" adds nothing to the word
         made = _clause_claims(clause, asked, opens=place == 0)

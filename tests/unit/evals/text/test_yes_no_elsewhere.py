@@ -28,7 +28,8 @@ SAYS_NOTHING = {
         "The dog on his shirt is brown.", "The child is drawing a dog.", "The boy is painting a dog on a canvas.",
     ],
     "taken back": ["The dog turned out to be a cat.", "There is a dog. Actually, that's a bag."],
-    "a rule": ["No dogs allowed sign, but a dog ignores it."],
+    "a rule": ["No dogs allowed sign, but a dog ignores it.", "No dog has ever looked so happy."],
+    "a list of what is not there": ["The image shows: a cat, a sofa. Not shown: a dog."],
     "another time": ["There must have been a dog here.", "It is not impossible that there is a dog."],
 }  # fmt: skip
 
@@ -68,6 +69,7 @@ ASSERTED = {
     "what it is in the end": ["It turned out to be a dog.", "There is a dog. Actually, it's a big one."],
     "a number": ["The number of dogs is 3."],
     "an adjective that looks like a verb": ["A parked dog is visible on the left."],
+    "no doubt": ["Without doubt a dog.", "A dog, no doubt.", "Without any doubt, there is a dog."],
     "not to be missed": ["The dog cannot be missed.", "One cannot overlook the dog in the middle."],
 }
 
