@@ -76,8 +76,14 @@ _LOOKS_NOT = re.compile(
 )
 
 
+# "not a cat, a dog"
+_NOT_ONE = re.compile(r"^not (an? [a-z' -]{1,40}) , (?:just |only )?(an? [a-z' -]{1,40})$")
+
+
 def without_appearances(line: str) -> str:
     """The line with what only seems so put as a denial."""
+    if line.startswith("not a"):
+        line = _NOT_ONE.sub(r"\2 , not \1", line)
     if not any(hint in line for hint in _HINTS):
         return line
     line = _IS_ANOTHER.sub(_put_right, line)

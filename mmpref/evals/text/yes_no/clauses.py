@@ -141,6 +141,8 @@ _IDIOMS = [
      ""),
     ("by no means|in no way", r"(?:by no means|in no way)\b(?= \w)", "not"),
     ("not at all|not in the least", r"not (?:at all|in the least)\b(?= \w)(?! (?:in|on|that|as)\b)", "not"),
+    ("absent|missing|nowhere", r"(?:seems?|appears?) (?=absent\b|missing\b|nowhere\b)", "is "),
+    ("not fully|not entirely|not completely", r"not (?:fully|entirely|completely) (?=visible|shown|seen\b)", "partly "),
     ("out to be", r"turn(?:s|ed) out to be\b", "is"),
     ("under no circumstances", r"under no circumstances\b", "never"),
     ("no matter", r"no matter\b", "whatever"),

@@ -54,6 +54,7 @@ DENIED = {
         "There's no cat, no bird and no dog.", "I see a cat and a bird, neither of which is a dog.",
         "The room has no bed, no table, and certainly no dog.",
     ],
+    "seems absent": ["A dog seems absent.", "The dog appears absent.", "Not a dog, a cat."],
     "taken away": ["The dog is gone.", "The dog was cropped out.", "The dog has been removed from the picture."],
     "an opening that says nothing": [
         "Apparently, there is no dog.", "As far as I can see, there's no dog.", "Of course, there is no dog.",
@@ -69,6 +70,8 @@ ASSERTED = {
     "what it is in the end": ["It turned out to be a dog.", "There is a dog. Actually, it's a big one."],
     "a number": ["The number of dogs is 3."],
     "an adjective that looks like a verb": ["A parked dog is visible on the left."],
+    "not one but another": ["Not a cat, a dog.", "A dog - not a cat."],
+    "in part": ["The dog is not fully visible."],
     "no doubt": ["Without doubt a dog.", "A dog, no doubt.", "Without any doubt, there is a dog."],
     "not to be missed": ["The dog cannot be missed.", "One cannot overlook the dog in the middle."],
 }
