@@ -147,6 +147,7 @@ _IDIOMS = [
     ("under no circumstances", r"under no circumstances\b", "never"),
     ("no matter", r"no matter\b", "whatever"),
     ("so far", r"so far\b", ""),
+    ("to me", r"(?<!next )(?<!close )to me(?=$| ,)", ""),
 ]  # fmt: skip
 _READY_IDIOMS = [(needles.split("|"), re.compile(rf"\b{pattern}"), plain) for needles, pattern, plain in _IDIOMS]
 """Words without which a phrase is not there and need not be looked for; the phrase; what is put in its place."""

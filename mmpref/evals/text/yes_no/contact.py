@@ -21,6 +21,10 @@ _CONTACT_FORMS = [
         rf"^there is {_NOT}(?P<no>no )?{_SOME}contact(?: between (?:ONE and TWO|TWO and ONE|them|two|both"
         rf"|these two))?(?P<rest> .*)?$"
     ),
+    re.compile(
+        rf"^(?P<no>no ){_SOME}contact (?:is |can be )?(?:visible|seen|made|present|there)(?: between (?:ONE and TWO"
+        r"|TWO and ONE|them|two|both))?(?P<rest> .*)?$"
+    ),
     re.compile(rf"^(?P<no>no ){_SOME}contact(?: between (?:ONE and TWO|TWO and ONE|them|two|both))?(?P<rest> .*)?$"),
     re.compile(
         rf"^(?P<a>ONE|TWO|it|he|she) (?:is|does|are|has|makes) {_NOT}(?:in |making |have "
@@ -55,6 +59,9 @@ def contact_says(words: Sequence[str], asked: Asked) -> YesNo:
         index += max(size, 1)
     line = IN_IMAGE.sub("", " ".join(marked))
     line = re.sub(r"^[^,]{0,60} , ", "", line) if line[:3] in {"in ", "bas", "fro", "loo"} else line
+    shared = re.match(r"^(?P<side>ONE|TWO|it|he|she) .* and (?P<rest>(?:is |does not )?(?:directly )?touch.*)$", line)
+    if shared is not None:  # "is mounted on the wall and touches it"
+        line = f"{shared['side']} {shared['rest']}"
     for form in _CONTACT_FORMS:
         found = form.match(line)
         if found is None:

@@ -16,6 +16,10 @@ _NOT_SO_MANY = re.compile(
     rf"(?:, |\band |\bbut |, and )(?:not|rather than|instead of) (?:just |only |exactly |the )?{_NUMBER}"
     r"(?: of them| here| in total)?(?: (?P<thing>[a-z][a-z -]*))?$"
 )
+_ONLY = re.compile(
+    rf"\b(?:there (?:is|are)|i (?:can )?(?:see|count)|(?:image|picture|photo) (?:shows|contains|has)) (?:only"
+    rf"|just|merely|but) (?:a single|{_NUMBER}) (?P<thing>[a-z][a-z -]*?)(?: (?:in|on|at|here|visible|present)\b.*)?$"
+)
 _NUMBER_IS_NOT = re.compile(
     rf"^the (?:total )?(?:number|count) of (?P<thing>[a-z][a-z -]*?) (?:is|does) not (?:equal )?{_NUMBER}$"
 )
@@ -37,6 +41,10 @@ def denial_says(words: Sequence[str], asked: Asked) -> YesNo:
         return "no" if singular(taken["thing"]) in thing.words.denying and not thing.modifiers else "unparsed"
     if not thing.count:
         return "unparsed"
+    few = _ONLY.search(line)
+    if few is not None and singular(few["thing"]) in thing.words.denying and not thing.modifiers:
+        number = few["count"] or "1"
+        return "no" if (NUMBERS.get(number) or int(number)) < thing.count else "unparsed"
     found = _NOT_SO_MANY.search(line) or _NUMBER_IS_NOT.match(line)
     if found is None:
         return "unparsed"

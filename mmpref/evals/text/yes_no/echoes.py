@@ -37,7 +37,9 @@ from mmpref.evals.text.yes_no.words import (
 )
 
 _WHOLE = word_set("surface whole entire all rest color colour top inside outside exterior interior shape name title")
-_NO_ADJECTIVES = word_set("except besides and or 's not no none few some most only neither never hardly without if")
+_NO_ADJECTIVES = word_set(
+    "other another except besides and or 's not no none few some most only neither never hardly without if"
+)
 _RELATIVE = re.compile(r" , (?:which|who|that|whose) [^,]{1,80} ,")
 _CONTRAST = re.compile(r"(?:\brather than\b|\binstead of\b|(?:, |\band )not\b|, rather than\b)")
 
@@ -136,10 +138,10 @@ def _statement_says(words: list[str], asked: Asked) -> YesNo:
         return "no" if either and not denied else "unparsed"
     if after and predicate and predicate[0] in PREPOSITIONS and after[0] in _PLACED:
         after = after[1:]  # "is standing to the left of", asked whether it is to the left of
-    if matches(after, predicate):
+    if matches(after, predicate, strict=denied):
         return "no" if denied else "yes"
     shorter = _after_place(predicate)
-    if shorter and matches(after, shorter):
+    if shorter and matches(after, shorter, strict=denied):
         return "no" if denied else "yes"
     if denied and len(predicate) > 1 and after[-1:] == ["anything"] and matches(after[:-1], predicate[:-1], whole=True):
         return "no"
@@ -253,6 +255,8 @@ def _is_subject(words: Sequence[str], subject: Sequence[str]) -> bool:
         return False
     if len(words) == 1 and words[0] in PRONOUNS:
         return True
+    if words[0] == "one" and len(words) > 1 and "one" not in subject:
+        return False  # "one of them", "one cup"
     if not subject:
         return len(words) == 1 and words[0] in IMAGE_WORDS
     head = len(subject)

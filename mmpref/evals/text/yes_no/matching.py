@@ -13,13 +13,14 @@ from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, PREPOSITIONS, w
 
 ARTICLES = word_set("a an the this that these those any some there")
 PRONOUNS = word_set("it they he she that this these those both them one")
-_PASSED_OVER = word_set("to be been being have has quite slightly bright light dark deep pale brightly in fact")
+_PASSED_OVER = word_set("to be been being have has quite slightly bright light dark deep pale brightly")
 HARDLY = frozenset({"hardly", "scarcely", "barely"})
 PARTLY = word_set(
     "partly partially half not-quite almost nearly mostly only completely entirely fully all totally too somewhat "
     "exactly always"
 )
 LOOKS = word_set("look looks looked seem seems seemed appear appears appeared remains stays")
+SEEMS = LOOKS - {"remains", "stays"}
 IN_IMAGE = re.compile(
     r"\b(?:in|of|from|within|on) (?:the |this |that |these |your |given |provided )*(?:image|picture|photo"
     r"|photograph|scene|"
@@ -34,6 +35,7 @@ _ALIKE = [
     "bigger"},
     {"holding", "carrying"}, {"picture", "photo"}, {"big", "large"}, {"grey", "gray"}, {"parked", "stationary"},
     {"photo", "photograph"}, {"smaller", "littler"}, {"made", "created"}, {"painted", "created"}, {"nearby", "near"},
+    {"program", "code"}, {"script", "code"},
 ]  # fmt: skip
 
 
@@ -50,8 +52,11 @@ def _without_accents(word: str) -> str:
     return "".join(char for char in unicodedata.normalize("NFD", word) if unicodedata.category(char) != "Mn")
 
 
-def matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False) -> bool:
-    """Whether the words begin with the wanted ones in their order; with ``whole`` nothing else follows."""
+def matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False, strict: bool = False) -> bool:
+    """Whether the words begin with the wanted ones in their order; with ``whole`` nothing else follows.
+
+    With ``strict`` no adjective may stand between: who wears no red hat may wear a blue one.
+    """
     if not wanted:
         return False
     if "than" in wanted and list(words) and not whole:  # "bar a is taller"
@@ -62,6 +67,7 @@ def matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False) ->
         rest = wanted[list(wanted).index("of") + 1 :]
         if words[:1] not in (["picture"], ["photo"], ["image"], ["photograph"]) and matches(words, rest, whole):
             return True
+    strict = strict or whole or "than" in wanted
     place = 0
     passed = 0
     for index, word in enumerate(words):
@@ -80,6 +86,7 @@ def matches(words: Sequence[str], wanted: Sequence[str], whole: bool = False) ->
             continue
         elif (
             place
+            and not strict
             and passed < 3
             and word not in {",", '"'}
             and word not in PREPOSITIONS | AUXILIARIES | {"and", "or", "not", "no", "never"}

@@ -156,6 +156,12 @@ def is_doubt(words: Sequence[str]) -> bool:
     return _DOUBT.search(" ".join(words[:200])) is not None
 
 
+def denies_the_last(clause: Sequence[str]) -> bool:
+    """Whether a clause is only "is not", of what the one before it speaks of."""
+    words = [word for word in clause if word not in ADVERBS and word != ","]
+    return len(words) == 2 and words[0] in {"is", "are", "was", "were", "does", "do", "did"} and words[1] == "not"
+
+
 def without_fillers(words: Sequence[str]) -> Sequence[str]:
     """A clause without the words of courtesy and hesitation that open it."""
     while words:

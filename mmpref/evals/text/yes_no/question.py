@@ -48,7 +48,15 @@ class Asked:
     names: frozenset[str] = frozenset()
     by_sight: bool = False
 
+    @property
+    def compares(self) -> bool:
+        """Whether a size, length, shape or brightness is judged, which may look otherwise than it is."""
+        return not _JUDGED_BY_EYE.isdisjoint(self.predicate)
 
+
+_JUDGED_BY_EYE = word_set(
+    "than same equal equally parallel straight curved bent length size identical longest largest biggest tallest"
+)
 UNKNOWN = Asked("unknown")
 
 _INSTRUCTION = re.compile(
@@ -143,7 +151,7 @@ _TAIL_SKIPPED = _SKIPPED | {"and", "of", "it", "its", "his", "her", "their", "is
 @lru_cache(maxsize=20_000)
 def read_question(question: str) -> Asked:
     """What the question asks; :data:`UNKNOWN` for an empty one."""
-    text = without_stops(fold(question)).strip()
+    text = without_stops(fold(question)).strip().replace("country or region of ", "")
     if not text:
         return UNKNOWN
     options = {letter: _option_says(word) for letter, word in _OPTION.findall(text)}
@@ -266,6 +274,7 @@ def _statement(line: str) -> Asked:
     if not words:
         return Asked("statement")
     negated = False
+    does = words[0] in {"do", "does", "did"}
     if _AUX.match(words[0]) and len(words) > 1:
         words = words[1:]
         if words[0] == "not":  # "isn't the sky blue" asks whether it is
@@ -279,14 +288,14 @@ def _statement(line: str) -> Asked:
         line.split()
     ):
         return Asked("choice")
-    subject, predicate = _subject_and_predicate(words)
+    subject, predicate = _subject_and_predicate(words, does)
     things: tuple[Thing, ...] = ()
     if len(predicate) == 1 and len(subject) == 1:  # "is the cat black" is also answered by "a black cat"
         things = (Thing(words_for(_noun(list(subject))), modifiers=predicate),)
     return Asked("statement", things, negated=negated, subject=subject, predicate=predicate)
 
 
-def _subject_and_predicate(words: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _subject_and_predicate(words: list[str], does: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if words[0] in {"it", "they", "he", "she", "you"} and len(words) > 1:
         return (), _content(words[1:])
     if words[0] == "i" and len(words) > 1:
@@ -306,6 +315,8 @@ def _subject_and_predicate(words: list[str]) -> tuple[tuple[str, ...], tuple[str
             or word.endswith("ing")
             or (end > start and (word in _PARTICIPLES or (len(word) > 4 and word.endswith("ed"))))
         )
+        # "does the blue line cross the red line": a verb that is a noun too has its object after it
+        stops = stops or (does and word in VERBS and words[end + 1 : end + 2] in (["the"], ["a"], ["an"], ["its"]))
         compares = end + 1 < len(words) and words[end + 1] == "than"
         if end > start and (stops or compares or word in NUMBERS or word.isdigit()):
             break

@@ -20,8 +20,10 @@ from mmpref.evals.text.yes_no.covered import covered_says
 from mmpref.evals.text.yes_no.echoes import echo_says, ellipsis_says
 from mmpref.evals.text.yes_no.hedges import has_other_colour
 from mmpref.evals.text.yes_no.languages import foreign_word_says
+from mmpref.evals.text.yes_no.matching import SEEMS
 from mmpref.evals.text.yes_no.phrases import (
     bare_word_says,
+    denies_the_last,
     is_doubt,
     is_short_form,
     phrase_says,
@@ -32,6 +34,7 @@ from mmpref.evals.text.yes_no.phrases import (
 from mmpref.evals.text.yes_no.presence import Said, presence_says
 from mmpref.evals.text.yes_no.question import Asked, content_words, read_question
 from mmpref.evals.text.yes_no.tools import YesNo
+from mmpref.evals.text.yes_no.turns import turn_says
 from mmpref.evals.text.yes_no.typos import put_right
 from mmpref.evals.text.yes_no.unasked import doubts_unasked, read_unasked
 from mmpref.evals.text.yes_no.words import ADVERBS, AUXILIARIES, DETERMINERS, NO_WORDS, PRESENT, YES_WORDS, word_set
@@ -44,6 +47,7 @@ from mmpref.evals.text.yes_no.wrapping import (
     without_thinking,
 )
 
+_OTHERS = frozenset({"or", "other", "another"})
 _SIMPLE: dict[str, YesNo] = {"yes": "yes", "no": "no", "yes.": "yes", "no.": "no"}
 _LABEL = re.compile(
     r"^(?:[\s\-•–—:.]*(?:the )?(?:final answer|yes (?:or|/) no|yes/no|answer|response|assistant|a|output|prediction"
@@ -285,6 +289,7 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
     corrects = _CORRECTS.search(" ".join(sentence.words[:400])) is not None
     helps = first and _HELPS.search(" ".join(sentence.words[:60])) is not None
     concludes = False
+    seeming = False
     for place, clause in enumerate(sentence.clauses):
         starts = corrects and not seen_correction and _corrects(clause)
         seen_correction = seen_correction or starts
@@ -311,6 +316,11 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
             and (is_doubt(clause) or "reconsider" in clause or (corrects and _names_another(clause)))
         ):
             claims.append(_Claim("doubt", "unparsed", corrected=True))
+        if seeming and denies_the_last(clause):
+            made = [("statement", "no")]  # "it appears straight but is not"
+        seeming = any(kind == "seeming" and said == "yes" for kind, said in made)
+        if place < len(sentence.clauses) - 1 and asked.compares:
+            made = [(kind, said) for kind, said in made if kind != "seeming"]  # "looks longer, but ..."
         for kind, said in made:
             if helps and kind == "opening":
                 continue
@@ -421,7 +431,9 @@ def _inner_claims(words: Sequence[str], asked: Asked, concluding: str, kind: str
     if stated == "weak":
         found.append(("weak", "no"))
     elif stated != "unparsed":
-        found.append((concluding or "statement", stated))
+        seems = asked.kind == "statement" and not concluding and not SEEMS.isdisjoint(words)
+        seems = seems and SEEMS.isdisjoint(asked.predicate)
+        found.append((concluding or ("seeming" if seems else "statement"), stated))
     return found
 
 
@@ -550,10 +562,12 @@ def _plain_statement_says(words: Sequence[str], asked: Asked) -> Said:
         if has_other_colour(words, asked.predicate):
             return "unparsed"
         said = echo_says(words, asked)
-        if said == "unparsed" and asked.things and "or" not in words and presence_says(words, asked) == "yes":
+        if said == "unparsed" and asked.things and not _OTHERS & {*words} and presence_says(words, asked) == "yes":
             said = "yes"
         if said == "unparsed":
             said = covered_says(words, asked)
+        if said == "unparsed":
+            said = turn_says(words, asked)
     else:
         return "unparsed"
     return said
@@ -575,7 +589,7 @@ def _decide(claims: list[_Claim]) -> YesNo:
     opening = _of(claims[:1], "opening")
     concluded = _of(claims, "conclusion")
     words = _of(claims, "opening") | _of(claims, "inner")
-    stated = _of(claims, "statement")
+    stated = _of(claims, "statement") or _of(claims, "seeming")
     if opening:
         said = claims[0].says
         others = words | concluded | stated

@@ -28,6 +28,9 @@ _INFLECTED = ("ing", "ed", "er", "est", "ly")
 _LONG = 6
 """Letters of a word in which one that is wrong, missing or too many leaves it the same word to a reader."""
 
+_VERY_LONG = 8
+"""Letters of a word in which another letter is a mistake, and not another word ("bottle", "battle")."""
+
 
 def put_right(folded: str, question: str) -> str:
     """The text with the question's words in it as the question spells them."""
@@ -64,7 +67,11 @@ def _is_misspelt(word: str, name: str) -> bool:
     if len(name) < _LONG and name != "there":
         return False
     if len(word) == len(name):
-        return sum(one != other for one, other in zip(word, name, strict=True)) == 1 and word[-1] == name[-1]
+        return (
+            len(name) >= _VERY_LONG
+            and sum(one != other for one, other in zip(word, name, strict=True)) == 1
+            and word[-1] == name[-1]
+        )
     short, long = sorted((word, name), key=len)
     if long[:-1] == short:
         return False  # another number or form of the word

@@ -30,6 +30,7 @@ _NEXT_TURN = re.compile(
     r"(?:[ \t]?\d{1,4})?[ \t]{0,3}:"
     r"|(?<!#)#{1,6}[ \t]{0,3}(?:human|user|question|instruction|explanation)\b|\n[ \t]{0,9}assistant[ \t]{0,3}:"
 )
+_CODE = re.compile(r"```[^`]*[(=][^`]*```")
 _FENCE = re.compile(r"```[a-z0-9]*")
 _DECORATION = re.compile(r"[*_`~#>|]+")
 _FORMULA = re.compile(r"\\(?:text\w*|mathrm|mathbf|bf)\b|[${}\\]")
@@ -88,6 +89,9 @@ def tagged_answer(text: str) -> str | None:
 
 def plain(text: str) -> str:
     """Text without markup."""
+    if "```" in text:
+        outside = _CODE.sub(" ", text)  # a program says nothing of its own beside an answer
+        text = outside if re.search(r"\w", outside) else text
     text = _TAG.sub(" ", _STRUCK.sub(" ", text)) if "<" in text or "~" in text else text
     if "$" in text or "\\" in text or "{" in text:
         text = _FORMULA.sub(" ", text)
