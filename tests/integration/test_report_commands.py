@@ -113,6 +113,7 @@ def test_the_command_of_the_page_makes_the_same_page(place: Place, asked: list[s
     assert page.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_command_of_a_named_setting_asks_the_same_images_again(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "evals"
 
 
-SHORTER = {"crpe": 120, "mmvp": 100, "finer": 100}
+SHORTER = {"repope": 80, "dash_b": 80, "naturalbench": 20, "crpe": 60, "mmvp": 40, "finer": 60}
+"""Questions of a case; NaturalBench has four answers to each of its rows."""
 
 
 def load(name):
@@ -30,7 +31,8 @@ def arguments(name, tmp_path):
     options = {key: case[key] for key in ("synonyms", "verdicts") if key in case}
     if (most := SHORTER.get(name)) is not None:  # what holds for every benchmark holds for a part; parity takes all
         options = {key: value[:most] for key, value in options.items()}
-        return questions[:most], case["answers"][:most], options
+        answers = most * len(case["answers"]) // len(questions)
+        return questions[:most], case["answers"][:answers], options
     if name == "mmhal":  # the judge's words, as one would write them for mmpref
         options["verdicts"] = [
             {"id": row["image_id"], "score": number % 7, "judge": "made up"}

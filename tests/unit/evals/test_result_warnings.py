@@ -53,7 +53,7 @@ def told(questions, texts, benchmark="pope", **options):
 # --- good answers ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [12, 60, 600])
+@pytest.mark.parametrize("n", [12, 60, 300])
 def test_right_answers_raise_no_warning(n):
     rows = pope(n)
     assert told(rows, [row["label"] for row in rows]) == []
@@ -156,9 +156,9 @@ def test_bare_answers_in_another_order():
     assert told(rows, texts) == ["no_better_than_shuffle"]
 
 
-@pytest.mark.parametrize("n", [30, 60, 200])
+@pytest.mark.parametrize("n", [30, 60])
 def test_a_model_that_is_often_wrong_is_not_taken_for_guesses(n):
-    """Of 40 that are right three times of four hardly one is, and of 40 that guess two of three are."""
+    """Of 20 that are right three times of four hardly one is, and of 20 that guess two of three are."""
     rows, turned = pope(n), {"yes": "no", "no": "yes"}
     rng = random.Random(n)
 
@@ -166,8 +166,8 @@ def test_a_model_that_is_often_wrong_is_not_taken_for_guesses(n):
         texts = [row["label"] if rng.random() < share else turned[row["label"]] for row in rows]
         return "no_better_than_shuffle" in told(rows, texts)
 
-    assert sum(found(0.75) for _ in range(40)) <= 2
-    assert sum(found(0.5) for _ in range(40)) >= 26
+    assert sum(found(0.75) for _ in range(20)) <= 1
+    assert sum(found(0.5) for _ in range(20)) >= 13
 
 
 def test_letters_and_words_are_dealt_out_among_their_own_questions():

@@ -51,7 +51,7 @@ def test_the_judge_of_the_product_asks_the_server(script, tmp_path):
 def test_the_fitted_judge_was_not_fitted_to_the_question_that_it_judges(script, tmp_path):
     template = tmp_path / "template.json"
     places = {"dog": "sofa", "lamp": "desk", "boat": "lake", "kite": "roof", "chair": "lawn", "bottle": "shelf",
-              "horse": "field", "clock": "wall", "bench": "path", "truck": "road"}  # fmt: skip
+              "horse": "field"}  # fmt: skip
     rows = [
         {"question": f"What is on the {place}?", "gt_answer": f"A {thing} is on the {place}.", "image_content": [thing]}
         for thing, place in places.items()

@@ -171,20 +171,20 @@ AFTER = ["", " ", "\n\n", "**", " I hope this helps!", " Let me know if you have
          "\nUSER: Is there a unicorn?\nASSISTANT: Yes", " Feel free to ask more."]  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(statements, questions, st.sampled_from(BEFORE), st.sampled_from(AFTER))
 def test_courtesy_and_dress_change_no_reading(answer, question, before, after):
     assert read_mmpref(before + answer + after, question) == read_mmpref(answer, question)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from(DENIED), st.sampled_from(ASSERTED), st.sampled_from(OBJECTS), questions)
 def test_a_denial_never_says_yes_and_an_assertion_never_no(denial, assertion, thing, question):
     assert read_mmpref(filled(denial, thing), question) != Y
     assert read_mmpref(filled(assertion, thing), question) != N
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(ASSERTED[:-1] + DENIED[:-2]), st.sampled_from(OBJECTS), st.sampled_from(OBJECTS))
 def test_a_sentence_about_another_thing_is_not_read(template, thing, asked):
     alike = {frozenset(pair) for pair in (("dog", "hot dog"), ("wine glass", "window"))}
@@ -221,7 +221,7 @@ def test_asked_for_an_absence_the_same_statements_say_the_opposite():
         assert read_mmpref(filled(assertion, "dog"), "Is there no dog in the image?") == N
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=150), st.text(max_size=60))
 def test_any_text_and_any_question_is_taken(answer, question):
     assert read_mmpref(answer, question) in (Y, N, U)
@@ -236,11 +236,11 @@ PIECES = ["no ", "(((", "dog ", "a dog, ", "not ", "<think>", "</think>", "{", "
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_loop_of_anything_is_read_in_bounded_work(piece):
     """Only the ends of a long text are read, and only the beginning of a long clause: work does not grow with it."""
-    text = piece * (200_000 // len(piece))
+    text = piece * (24_000 // len(piece))
     read = read_mmpref(text, DOG)
     assert read in (Y, N, U)
     assert read_mmpref(text + text, DOG) == read
-    assert max((len(clause) for clause in clauses_of(piece * 3000)), default=0) <= 400
+    assert max((len(clause) for clause in clauses_of(piece * 1000)), default=0) <= 400
 
 
 def test_a_model_that_is_right_in_full_sentences_gets_every_point(bench_data, tmp_path):
