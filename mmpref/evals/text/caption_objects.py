@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from mmpref.evals.text.caption_words import CaptionWords, cut, given
+from mmpref.evals.text.caption_words import COMMA, CaptionWords, cut, given
 from mmpref.evals.text.context_words import AFTER_VERBS, VERBS_AFTER_NOUNS
 from mmpref.evals.text.implied import IMPLYING, implied
 from mmpref.evals.text.joined_words import NO_OBJECT, QUALIFIED
@@ -80,6 +80,8 @@ class _KnownWords:
                 phrase = phrase.replace("-", " ")
             elif size == 1:
                 break
+            if COMMA in words.breaks[index + 1 : index + size]:
+                continue  # "a microwave, oven" are two
             if phrase in self.objects or phrase in NO_OBJECT:
                 return phrase, size, ""
             if size == 2 and phrase in QUALIFIED:

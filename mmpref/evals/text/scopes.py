@@ -148,11 +148,21 @@ class Scopes:
             self.why.setdefault(at, why)
 
     def mark_nouns(self, start: int, why: str, *, articles: bool = True, commas: bool = True) -> int:
-        """Mark the nouns of a list; gives the place after it."""
+        """Mark the nouns of a list, and the examples that it gives of them; gives the place after it."""
         found = self.nouns(start, articles=articles, commas=commas)
+        if found and (examples := self._examples(found[-1][1])):
+            found += self.nouns(examples)
         for first, end in found:
             self.mark(first, end, why)
         return found[-1][1] if found else start
+
+    def _examples(self, at: int) -> int:
+        """Where the examples begin in "no animals, such as dogs or cats"; 0 where none do."""
+        if self.word(at - 1) == "such" and self.next_word(at) == "as":
+            return at + 1
+        if self.word(at) == "such" and self.next_word(at + 1) == "as":
+            return at + 2
+        return at + 1 if self.word(at) in ("including", "like") and self.breaks[at] != STOP else 0
 
     def mark_subject(self, at: int, why: str) -> None:
         """Mark what the verb at ``at`` is about: the first noun of its clause, or those joined with it."""
