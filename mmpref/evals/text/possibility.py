@@ -74,6 +74,9 @@ def awaited(scopes: Scopes, at: int) -> None:
     general = scopes.word(at) in ("space", "room", "place", "known", "talking", "looking", "suitable", "designed")
     if general and scopes.word(start) in table.DEFINITE:
         return
+    end = scopes.noun_end(start)
+    if scopes.word(end) == "to" and scopes.word(end + 1) in ("change", "turn", "switch"):
+        return  # "waiting for the light to change" speaks of one that is there
     scopes.mark_nouns(start, POSSIBLE, articles=False)
 
 

@@ -34,6 +34,15 @@ _CODE = re.compile(r"```[^`]*[(=][^`]*```")
 _FENCE = re.compile(r"```[a-z0-9]*")
 _DECORATION = re.compile(r"[*_`~#>|]+")
 _FORMULA = re.compile(r"\\(?:text\w*|mathrm|mathbf|bf)\b|[${}\\]")
+_ASIDES = (
+    "however|though|in fact|indeed|to my knowledge|by contrast|in contrast|on the other hand|at least|in this case"
+    "|as far as (?:i|one) can (?:tell|see|judge)|from what i can (?:tell|see)|unfortunately|sadly|actually|admittedly"
+    "|nonetheless|nevertheless|to be (?:fair|honest|precise|exact|sure)|of course|interestingly|notably|incidentally"
+    "|by the way|after all|it seems"
+)
+_NEW_CLAUSE = r"\s{0,3}(?:there|it|i|we|he|she|they|this|the)\b"
+_ASIDE = re.compile(rf" ?,\s{{0,3}}(?:{_ASIDES}) ?,(?!{_NEW_CLAUSE})\s{{0,3}}|(?:(?<=\bis)|(?<=\bare)) however\b")
+"""What changes nothing of the clause around it: "the dog, however, is missing"; not ", however, there is"."""
 _LONGEST_TURN_LABEL = 12
 
 
@@ -95,7 +104,7 @@ def plain(text: str) -> str:
     text = _TAG.sub(" ", _STRUCK.sub(" ", text)) if "<" in text or "~" in text else text
     if "$" in text or "\\" in text or "{" in text:
         text = _FORMULA.sub(" ", text)
-    return _DECORATION.sub(" ", _FENCE.sub(" ", text)).strip()
+    return _ASIDE.sub(" ", _DECORATION.sub(" ", _FENCE.sub(" ", text))).strip()
 
 
 # --- structured answers ----------------------------------------------------------------------------------------------

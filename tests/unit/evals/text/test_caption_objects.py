@@ -205,6 +205,11 @@ def test_reading_takes_time_linear_in_the_caption(words):
 @pytest.mark.parametrize(
     ("caption", "there"),
     [
+        ("A microwave, oven, and sink stand in a row.", {"microwave", "oven", "sink"}),
+        ("A woman is waiting for the traffic light to change.", {"person", "traffic light"}),
+        ("A woman is waiting for the bus to arrive.", {"person"}),
+        ("A shepherd and two lambs.", {"person", "sheep"}),
+        ("A german shepherd and two lambs.", {"dog", "sheep"}),
         ("The living room lacks a TV, but has a plush sofa.", {"couch"}),
         ("A plush dog lies on a bed.", {"bed"}),
         ("The bus has already left.", set()),

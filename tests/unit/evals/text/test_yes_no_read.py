@@ -52,6 +52,9 @@ def test_the_labelled_answers_are_spread_over_kinds_and_labels():
         ("No animals are visible.", N), ("Instead of a dog, there is a cat.", N), ("Number of dogs: 0", N),
         ("Honestly no", N), ("Sadly no.", N), ("Uh, yeah.", Y), ("Sure,", U), ("Well, yes and no.", U),
         ("Well, 没有。", N),
+        ("The dog, however, is missing.", N), ("The dog is however missing.", N), ("There is, in fact, a dog.", Y),
+        ("There are, to my knowledge, no dogs.", N), ("The picture does not, however, show a dog.", N),
+        ("There is no cat, however, there is a dog.", Y), ("A cat is there, however, there is no dog.", N),
         ("I have no reason to believe that there is a dog.", N), ("A dog? None whatsoever.", U),
         # what says nothing about dogs that are there
         ("There is no puppy.", U), ("The owner calls the dog, which is out of frame.", U), ("Only cats.", U),
