@@ -108,9 +108,9 @@ def _read(words: CaptionWords, known: _KnownWords) -> Reading:
         last = index + size - 1
         name = known.objects[text if text in known.objects else object_word(text, known.objects)]
         if not why:
-            why = next((marks[at] for at in range(index, last + 1) if at in marks), "")
-            around = words.raw[max(0, index - 2) : last + 1]
-            if why == DEPICTED and name == "teddy bear" and not _IS_TOY.isdisjoint(around):
+            why = next((marks[at] for at in range(index, last + 1) if at in marks), "") if marks else ""
+            teddy = why == DEPICTED and name == "teddy bear"
+            if teddy and not _IS_TOY.isdisjoint(words.raw[max(0, index - 2) : last + 1]):
                 why = ""  # a toy is what it is
             why = why or (POSSIBLE if words.asked[index] else other_sense(Place(words, index, last, one), text, name))
             if not why and name in shown and index and words.raw[index - 1] == "the":

@@ -87,6 +87,7 @@ def other_sense(place: Place, word: str, name: str) -> str:
     return OTHER_MEANING if rule is not None and rule(place) else ""
 
 
+_LARGE_VEHICLES = table.VEHICLES - {"boat", "bicycle"}
 _CAKES = frozenset({"cake", "cupcake"})
 _SURROUNDINGS = _set("decoration design theme pattern picture image photo shaped sign")
 
@@ -102,7 +103,7 @@ def _is_made(place: Place, name: str) -> bool:
         near = [place.after(step) for step in (1, 2, 3, 4, 5)]
         if ("on", "top") in pairwise(near) and not _CAKES.isdisjoint(place.sentence()):
             return True
-    if name in table.VEHICLES - {"boat", "bicycle"} and not {"plastic", "wooden"}.isdisjoint(before):
+    if name in _LARGE_VEHICLES and not {"plastic", "wooden"}.isdisjoint(before):
         return True
     if name in table.VEHICLES and before[0] in ("model", "miniature") and before[1] not in (
         "older", "newer", "late", "latest", "new", "early", "old", "classic",
