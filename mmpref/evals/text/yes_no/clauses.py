@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -260,3 +261,22 @@ def clauses_of(text: str) -> tuple[tuple[str, ...], ...]:
         current.append(word)
     finish()
     return tuple(clauses)
+
+
+def split_at_comma(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The words before the first comma, where it stands near the start, and those after it."""
+    for place, word in enumerate(words[:16]):
+        if word == ",":
+            return words[:place], words[place + 1 :]
+    return words, ()
+
+
+def comma_parts(words: Sequence[str]) -> list[Sequence[str]]:
+    """The words between commas."""
+    parts: list[Sequence[str]] = []
+    start = 0
+    for place, word in enumerate(words):
+        if word == ",":
+            parts.append(words[start:place])
+            start = place + 1
+    return [*parts, words[start:]]

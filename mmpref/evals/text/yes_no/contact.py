@@ -16,6 +16,9 @@ from mmpref.evals.text.yes_no.words import ADVERBS
 _NOT = r"(?P<not>not |never )?"
 _SOME = r"(?:direct |physical |close |full |any |actual |clear |visible )*"
 _OTHER = r"(?:with |to )?(?:each other|one another|them|it|him|her|the other)"
+_PART = re.compile(
+    r"\b(ONE|TWO) 's (?:paws?|hands?|foot|feet|legs?|head|arms?|fingers?|back|tail|nose|mouth|body|wheels?)\b"
+)
 _CONTACT_FORMS = [
     re.compile(
         rf"^there is {_NOT}(?P<no>no )?{_SOME}contact(?: between (?:ONE and TWO|TWO and ONE|them|two|both"
@@ -57,7 +60,7 @@ def contact_says(words: Sequence[str], asked: Asked) -> YesNo:
         elif words[index] not in skipped and words[index] not in ADVERBS - {"both", "there"}:
             marked.append(words[index])
         index += max(size, 1)
-    line = IN_IMAGE.sub("", " ".join(marked))
+    line = _PART.sub(r"\1", IN_IMAGE.sub("", " ".join(marked)))
     line = re.sub(r"^[^,]{0,60} , ", "", line) if line[:3] in {"in ", "bas", "fro", "loo"} else line
     shared = re.match(r"^(?P<side>ONE|TWO|it|he|she) .* and (?P<rest>(?:is |does not )?(?:directly )?touch.*)$", line)
     if shared is not None:  # "is mounted on the wall and touches it"

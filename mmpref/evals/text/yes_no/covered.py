@@ -31,13 +31,13 @@ from mmpref.evals.text.yes_no.words import (
 
 _COPULAS = LOOKS | word_set(
     "remain stay stays stand stands stood sit sits sat lie lies lay rest rests hang hangs hung feel feels keep "
-    "keeps become becomes"
+    "keeps become becomes runs grows"
 )
 STANDING = word_set("sit sits sat sitting stand stands stood standing lie lies lay lying rest rests resting perched")
 _LETTERS = word_set("letter letters text word words caption phrase")
 _NEUTRAL = word_set(
     "located placed positioned situated found set put side hand shown seen pictured depicted visible "
-    "housed exhibited kept hanging directly right-"
+    "high low far housed exhibited kept hanging directly right-"
     "here itself themselves himself herself being be been own of"
 )
 _LEFT_OUT = _NEUTRAL | {"for", "called", "named", "titled", "every"}
@@ -65,7 +65,7 @@ _QUANTITIES = word_set("both all each every these those of them two three four e
 _DENYING = word_set("no none neither nobody")
 GENERIC = word_set(
     "movie film poster artwork painting place building landmark scene location word code translation weather logo "
-    "work piece object item thing text answer output"
+    "work piece object item thing text answer output mountain tower bridge temple church castle palace monument square"
 )
 _SHOWN = word_set("shown displayed depicted captured featured portrayed described given stated returned contained")
 _SHOWS = frozenset({"show", "depict", "featur", "captur", "portray", "display", "contain", "describ", "illustrat"})
@@ -160,6 +160,7 @@ def bare(words: Sequence[str]) -> list[str]:
 
 
 def one_sense(line: str) -> str:
+    """The line with one spelling for phrases of one sense: "to the left of", "on the left side of"."""
     for pattern, plain in _SAME_SENSE:
         line = pattern.sub(plain, line)
     return line

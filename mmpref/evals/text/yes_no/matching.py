@@ -35,7 +35,7 @@ _ALIKE = [
     "bigger"},
     {"holding", "carrying"}, {"picture", "photo"}, {"big", "large"}, {"grey", "gray"}, {"parked", "stationary"},
     {"photo", "photograph"}, {"smaller", "littler"}, {"made", "created"}, {"painted", "created"}, {"nearby", "near"},
-    {"program", "code"}, {"script", "code"},
+    {"program", "code"}, {"script", "code"}, {"sign", "logo"},
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from mmpref.evals.text.singular import singular
 from mmpref.evals.text.yes_no.claims_about import judged_claim, without_stance
-from mmpref.evals.text.yes_no.clauses import BEGINNERS, Sentence, sentences_of
+from mmpref.evals.text.yes_no.clauses import BEGINNERS, Sentence, comma_parts, sentences_of, split_at_comma
 from mmpref.evals.text.yes_no.contact import contact_says
 from mmpref.evals.text.yes_no.contrasts import denial_says
 from mmpref.evals.text.yes_no.covered import covered_says
@@ -310,11 +310,9 @@ def _sentence_claims(sentence: Sentence, asked: Asked, first: bool, corrected: b
         if claims and clause in _IT_IS:
             continue  # "no, it is" adds nothing to the word
         made = _clause_claims(clause, asked, opens=place == 0)
-        if (
-            not made
-            and seen_correction
-            and (is_doubt(clause) or "reconsider" in clause or (corrects and _names_another(clause)))
-        ):
+        settled = any(claim.corrected for claim in claims)  # "wait, no, it is a cat"
+        another = corrects and not settled and _names_another(clause)
+        if not made and seen_correction and (is_doubt(clause) or "reconsider" in clause or another):
             claims.append(_Claim("doubt", "unparsed", corrected=True))
         if seeming and denies_the_last(clause):
             made = [("statement", "no")]  # "it appears straight but is not"
@@ -340,7 +338,7 @@ def _names_another(clause: tuple[str, ...]) -> bool:
 
 def _only_leads(clause: tuple[str, ...], following: Sequence[tuple[str, ...]]) -> bool:
     """Whether a clause is an adverb before a statement: "apparently, there is no dog", "of course, it is a cat"."""
-    said = _comma_parts(without_fillers(clause))[-1]  # of "in this picture, apparently" the adverb
+    said = comma_parts(without_fillers(clause))[-1]  # of "in this picture, apparently" the adverb
     lone = all(word in ADVERBS or word in _COURTESY or word in _CONCLUDES or word in {",", "so"} for word in said)
     if not lone or not following:
         return False
@@ -363,7 +361,7 @@ def _clause_claims(clause: tuple[str, ...], asked: Asked, opens: bool) -> list[t
     """What one clause says: its opening word, and the statement after it."""
     stripped = _without_correction(clause)
     if clause[0] in {"although", "though"}:  # what is only conceded counts for nothing
-        stripped = _split_at_comma(clause)[1]
+        stripped = split_at_comma(clause)[1]
     words, concluding = _without_conclusion(stripped)
     words = without_fillers(words)
     kind = "conclusion" if concluding else ("opening" if opens else "inner")
@@ -402,7 +400,7 @@ def _clause_claims(clause: tuple[str, ...], asked: Asked, opens: bool) -> list[t
 def _inner_claims(words: Sequence[str], asked: Asked, concluding: str, kind: str) -> list[tuple[str, YesNo]]:
     """What a clause says that is neither a word nor a set phrase: a phrase before its comma, a word, a statement."""
     found: list[tuple[str, YesNo]] = []
-    head, rest = _split_at_comma(words)
+    head, rest = split_at_comma(words)
     conditional = (
         {"if", "unless"} & set(words) and not {"look", "zoom", "ask", "mistaken"} & set(words)
     ) or "otherwise" in words
@@ -421,7 +419,7 @@ def _inner_claims(words: Sequence[str], asked: Asked, concluding: str, kind: str
         found.append((concluding or kind, part))
         words = rest
     elif not conditional and not (YES_WORDS | NO_WORDS) & {*asked.predicate}:
-        said = (bare_word_says(piece) for piece in _comma_parts(words))
+        said = (bare_word_says(piece) for piece in comma_parts(words))
         part = next((each for each in said if each != "unparsed"), "unparsed")
         if part != "unparsed":
             found.append((concluding or "inner", part))
@@ -496,23 +494,6 @@ def _without_conclusion(words: Sequence[str]) -> tuple[Sequence[str], bool]:
         else:
             break
     return words, concluding
-
-
-def _split_at_comma(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    for place, word in enumerate(words[:16]):
-        if word == ",":
-            return words[:place], words[place + 1 :]
-    return words, ()
-
-
-def _comma_parts(words: Sequence[str]) -> list[Sequence[str]]:
-    parts: list[Sequence[str]] = []
-    start = 0
-    for place, word in enumerate(words):
-        if word == ",":
-            parts.append(words[start:place])
-            start = place + 1
-    return [*parts, words[start:]]
 
 
 def _statement_says(words: Sequence[str], asked: Asked) -> Said:
