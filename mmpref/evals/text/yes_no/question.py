@@ -154,9 +154,10 @@ def read_question(question: str) -> Asked:
     text = without_stops(fold(question)).strip().replace("country or region of ", "")
     if not text:
         return UNKNOWN
-    options = {letter: _option_says(word) for letter, word in _OPTION.findall(text)}
-    if options:
-        text = text[: _OPTION.search(text).start()]  # type: ignore[union-attr]
+    given = [*_OPTION.finditer(text)]
+    options = {option[1]: _option_says(option[2]) for option in given}
+    if given:
+        text = text[: given[0].start()]
     text = re.sub(r"^(?:[^\w\s]|\s)+|^(?:question|q)\s*:\s*", "", _INSTRUCTION.sub(" ", text)).strip()
     parts = [part.strip() for part in re.split(r"(?<=[?.!])\s+|\n+", text) if re.search(r"\w", part)]
     asking = [part for part in parts if part.endswith("?")] or [part for part in parts if _AUX.match(part)] or parts
