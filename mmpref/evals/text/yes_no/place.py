@@ -71,12 +71,7 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
         state.noun_since = index + 1
         return
     if word in {",", "and", "or", "nor"}:
-        if word == "," and state.excepted and not any(each in AUXILIARIES or each in VERBS for each in words[:index]):
-            state.excepted = False  # "except for a cat, there is nothing"
-        state.noun_since = index + 1
-        state.alternative = word == "or" or (state.alternative and word != "and")
-        if state.denied == "no" and word != "or" and after in DETERMINERS - {"any", "other", "such"}:
-            state.denied = "open"
+        _read_joining(words, index, after, state)
         return
     if word in {"who", "that", "which"}:
         state.relative = True
@@ -91,16 +86,7 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
     if state.denied == "nothing" and word not in LIKE_NOTHING and word not in ADVERBS:
         state.denied = "open"
     if word in DETERMINERS or word.isdigit() or word == "'s":
-        state.noun_since = index + 1 if word in {"a", "an", "the"} or word == "'s" else state.noun_since
-        state.determiner = word
-        if word in {"a", "an"}:
-            state.number = None  # "two cats and a dog"
-        state.alternative = state.alternative or word == "either"
-        if word in NUMBERS or word.isdigit():
-            value = NUMBERS.get(word) or (int(word) if len(word) < 4 and word.isascii() else 1000)
-            state.number = -1 if state.number is not None or _vague(words, index) else value
-        if state.denied and word in OTHERS:
-            state.denied = "open"
+        _read_determiner(words, index, state)
         return
     if word in thing.modifiers and not state.pending:
         return
@@ -140,30 +126,62 @@ def read_word(words: Sequence[str], index: int, thing: Thing, state: Place) -> N
     if word == "be" and index and words[index - 1] == "not":
         return  # "there can not be a dog"
     if word in AUXILIARIES or word in VERBS or (word.endswith("ing") and word not in NOUNS_IN_ING):
-        if not word.endswith("ing"):
-            state.preposition = ""
-        plural = (
-            state.determiner in NUMBERS
-            or state.determiner.isdigit()
-            or state.determiner in QUANTITIES | {"several", "many", "some"}
-        )
-        if word in AUXILIARIES or word in VERBS or (plural and words[index - 1] not in DETERMINERS):
-            state.determiner, state.number = "", None
-        state.noun_since = index + 1
-        if state.denied == "none" and word in BE_WORDS:
-            return
-        if state.denied == "without" and not word.endswith("ing"):  # "a man without a hat is riding"
-            state.denied = ""
-            return
-        if state.denied in {"no", "deny", "without"} and not (state.sign and word in AFTER_SIGN):
-            state.denied = "open"
-        elif state.denied == "open" and state.relative and word in {"is", "are", "has", "holds"}:
-            state.denied, state.relative = "", False
+        _read_verb(words, index, state)
         return
     if word in SIGNS and state.denied:
         state.sign = True
     if word in OTHERS and state.denied:
         state.denied = "open"
+
+
+def _read_joining(words: Sequence[str], index: int, after: str, state: Place) -> None:
+    """A comma, "and" or "or": another noun begins."""
+    word = words[index]
+    if word == "," and state.excepted and not any(each in AUXILIARIES or each in VERBS for each in words[:index]):
+        state.excepted = False  # "except for a cat, there is nothing"
+    state.noun_since = index + 1
+    state.alternative = word == "or" or (state.alternative and word != "and")
+    if state.denied == "no" and word != "or" and after in DETERMINERS - {"any", "other", "such"}:
+        state.denied = "open"
+
+
+def _read_determiner(words: Sequence[str], index: int, state: Place) -> None:
+    """An article or a number, with which a noun begins."""
+    word = words[index]
+    state.noun_since = index + 1 if word in {"a", "an", "the"} or word == "'s" else state.noun_since
+    state.determiner = word
+    if word in {"a", "an"}:
+        state.number = None  # "two cats and a dog"
+    state.alternative = state.alternative or word == "either"
+    if word in NUMBERS or word.isdigit():
+        value = NUMBERS.get(word) or (int(word) if len(word) < 4 and word.isascii() else 1000)
+        state.number = -1 if state.number is not None or _vague(words, index) else value
+    if state.denied and word in OTHERS:
+        state.denied = "open"
+
+
+def _read_verb(words: Sequence[str], index: int, state: Place) -> None:
+    """A verb: what was denied before it ends there, or goes on behind it."""
+    word = words[index]
+    if not word.endswith("ing"):
+        state.preposition = ""
+    plural = (
+        state.determiner in NUMBERS
+        or state.determiner.isdigit()
+        or state.determiner in QUANTITIES | {"several", "many", "some"}
+    )
+    if word in AUXILIARIES or word in VERBS or (plural and words[index - 1] not in DETERMINERS):
+        state.determiner, state.number = "", None
+    state.noun_since = index + 1
+    if state.denied == "none" and word in BE_WORDS:
+        return
+    if state.denied == "without" and not word.endswith("ing"):  # "a man without a hat is riding"
+        state.denied = ""
+        return
+    if state.denied in {"no", "deny", "without"} and not (state.sign and word in AFTER_SIGN):
+        state.denied = "open"
+    elif state.denied == "open" and state.relative and word in {"is", "are", "has", "holds"}:
+        state.denied, state.relative = "", False
 
 
 def _read_negation(words: Sequence[str], index: int, word: str, after: str, state: Place) -> bool:
