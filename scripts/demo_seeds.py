@@ -134,7 +134,7 @@ def per_seed(results: list[dict[str, Any]]) -> str:
 def write_docs(text: str, work: Path, seed: int) -> None:
     """Put the table into docs/demo.md and the image of one seed into docs/figures."""
     from mmpref.report.compare import comparison_table, load_runs
-    from mmpref.report.figures import result_figure
+    from mmpref.report.figures.outcomes import result_figure
 
     page = ROOT / "docs" / "demo.md"
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)

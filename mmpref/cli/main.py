@@ -18,6 +18,7 @@ from mmpref.cli.evals import agreement, evaluate, judge
 from mmpref.cli.plan import plan
 from mmpref.cli.recipes import config, recipes
 from mmpref.cli.sample import app as sample_app
+from mmpref.cli.sweep import sweep
 from mmpref.cli.train import train
 from mmpref.errors import ConfigError, MMPrefError, Terminated, as_shown, of_the_machine, signal_name, stopped_by_ctrl_c
 from mmpref.process import notices, streams
@@ -94,6 +95,7 @@ def demo(
 
 app.command("train")(train)
 app.command("plan")(plan)
+app.command("sweep")(sweep)
 
 
 @app.command()

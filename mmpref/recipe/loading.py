@@ -29,13 +29,16 @@ _GRAMMAR = Grammar(
 )
 
 
-def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+def load_recipe(
+    recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (), *, names: Mapping[str, str] | None = None
+) -> Recipe:
     """Read a recipe (a file, or the name of a shipped one) and put changes over it.
 
     Args:
         recipe: the file or the name.
         overrides: ``key.sub=value`` texts, or a nested mapping as a second file would hold. All of them are one layer
             (:mod:`mmpref.recipe.overrides`): ``loss.name`` replaces the whole loss but for keys that are given with it.
+        names: what stands for ``{name}`` in the texts of the file.
 
     Raises:
         ConfigError: unknown or mistyped keys (all of them, each by its dotted name), missing files, broken YAML, keys
@@ -45,6 +48,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any]
     tree = parse_yaml(text, where=where)
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} must be a mapping of sections, got {type(tree).__name__}")
+    tree = _named(tree, names or {})
     merged, changed = merge(tree, layer_of(overrides, tree, _GRAMMAR), _GRAMMAR)
 
     def after(cure: Cure) -> list[Problem]:
@@ -53,6 +57,17 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] | Mapping[str, Any]
         return problems_of(Recipe.model_validate(cured, context={"unchecked": True}), later=also)
 
     return build_recipe(merged, where=where, later=changed, after=after)
+
+
+def _named(node: Any, names: Mapping[str, str]) -> Any:
+    """The tree with ``{name}`` in its texts replaced by what it stands for."""
+    if isinstance(node, str):
+        for name, value in names.items():
+            node = node.replace(f"{{{name}}}", value)
+        return node
+    if isinstance(node, dict):
+        return {key: _named(value, names) for key, value in node.items()}
+    return [_named(value, names) for value in node] if isinstance(node, list) else node
 
 
 def build_recipe(

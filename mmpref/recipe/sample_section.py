@@ -67,6 +67,8 @@ class BenchmarkSection(_Section):
     """How answers are read and counted; null: mmpref's own."""
     max_new_tokens: int | None = Field(default=None, gt=0)
     """The longest answer in tokens; null: the benchmark's own."""
+    batch_size: int | None = Field(default=None, gt=0)
+    """Questions answered together at most, where mmpref sweep asks them; null: the default of mmpref eval."""
     options: Settings = {}
     """Options of the benchmark: {synonyms: FILE, prompts: FILE} for chair."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from mmpref.recipe.sample_section import SampleSection
+from mmpref.recipe.sample_section import BenchmarkSection, SampleSection
 from mmpref.recipe.unused_keys import refuse_left_over
 from mmpref.recipe.value_types import (
     OF_SECTIONS,
@@ -496,6 +496,8 @@ class Recipe(Section):
     train: TrainSection
     preflight: bool = True
     """Check on the first pairs that the model sees its images and that both ways of running a pair agree."""
+    evals: list[BenchmarkSection] = []
+    """Benchmarks that mmpref sweep asks the model of every cell; mmpref train does not read them."""
     sample: SampleSection | None = None
     """How mmpref sample round makes pairs with the model itself, and evaluates it; mmpref train does not read it."""
 

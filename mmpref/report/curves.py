@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mmpref.report.drift import change_in_line
-from mmpref.report.figures import Curve, curve_figure
+from mmpref.report.figures.curves import Curve, curve_figure
 from mmpref.report.runs import Row, Run, number
 
 MAX_POINTS = 120

@@ -11,13 +11,14 @@ from markupsafe import Markup
 
 from mmpref.errors import ConfigError
 from mmpref.files.writing import write_text
-from mmpref.report import figures
 from mmpref.report.benchmark_page import benchmark_sections
 from mmpref.report.benchmarks import BenchmarkTable, benchmark_tables
 from mmpref.report.cells import Table
 from mmpref.report.compare import comparison_table
 from mmpref.report.curves import MAX_POINTS, draw_panels, thinned
 from mmpref.report.examples import CASES, SHORT, Album, Gallery, choose_examples
+from mmpref.report.figures.canvas import DARK, DASHES, LIGHT, NUM_STYLES
+from mmpref.report.figures.outcomes import outcome_figures
 from mmpref.report.html import render
 from mmpref.report.provenance import provenance_section
 from mmpref.report.rounds import rounds_section
@@ -135,8 +136,8 @@ def _colour_rules() -> str:
     def rules(colours: Sequence[str]) -> str:
         return "".join(f"--run-{place}:{colour};" for place, colour in enumerate(colours))
 
-    dark = f"@media (prefers-color-scheme:dark){{:root{{{rules(figures.DARK)}}}}}"
-    return f":root{{{rules(figures.LIGHT)}}}{dark}\n"
+    dark = f"@media (prefers-color-scheme:dark){{:root{{{rules(DARK)}}}}}"
+    return f":root{{{rules(LIGHT)}}}{dark}\n"
 
 
 def _summary(report: Report) -> Markup:
@@ -151,7 +152,7 @@ def _summary(report: Report) -> Markup:
         evaluated=evaluated,
         lead=baseline_sentence(table) if evaluated else "",
         findings=findings,
-        figures=[Markup(svg) for svg in figures.outcome_figures(table)] if measured else [],
+        figures=[Markup(svg) for svg in outcome_figures(table)] if measured else [],
         resamples=f"{RESAMPLES:,}",
     )
 
@@ -167,8 +168,8 @@ def _training(runs: Sequence[Run]) -> Markup:
 
 def _swatch(place: int, *, wide: bool = False) -> Markup:
     """The line style of a run as a small image."""
-    place %= figures.NUM_STYLES
-    dashes = " ".join(str(2 * length) for length in figures.DASHES[place])
+    place %= NUM_STYLES
+    dashes = " ".join(str(2 * length) for length in DASHES[place])
     return render("swatch", place=place, width=34 if wide else 16, dashes=dashes)
 
 

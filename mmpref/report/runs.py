@@ -13,7 +13,7 @@ from mmpref.files.reading import parse_json, read_json, read_text, without_links
 from mmpref.report.evaluation import RESULTS, Evaluation, Row, number
 from mmpref.report.questions import Part, in_order, pope_names, pope_parts, refuse_several_models, refuse_twice
 from mmpref.report.rounds_folder import with_rounds
-from mmpref.rundir.content import MANIFEST
+from mmpref.rundir.content import MANIFEST, PAIR_TEXTS, SAMPLES
 from mmpref.rundir.folder import RunDir
 from mmpref.yaml_text import parse_yaml
 
@@ -37,6 +37,11 @@ class Run:
     evals: tuple[Evaluation, ...]
     pairs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     eval_pairs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    pair_texts: tuple[Row, ...] = ()
+    """Some of its pairs as they are read: ``id``, ``set`` (train or eval), ``prompt``, ``chosen``, ``rejected``,
+    ``images``, ``score_chosen``, ``score_rejected``."""
+    samples: tuple[Row, ...] = ()
+    """Answers to fixed prompts during training: ``step``, ``id``, ``prompt``, ``images``, ``text``."""
     problems: tuple[str, ...] = ()
     pope_names: Mapping[tuple[int, str], str] = field(default_factory=dict, repr=False)
     """What splits are called beside those of the other runs, by the evaluation's ``id()`` and prefix."""
@@ -213,6 +218,8 @@ def _load_training(run: RunDir, label: str) -> Run:
         evals=evals,
         pairs=_columns(run.pairs_file, problems),
         eval_pairs=_columns(run.eval_pairs_file, problems),
+        pair_texts=_rows(folder / PAIR_TEXTS, problems, usable=lambda row: isinstance(row.get("id"), str)),
+        samples=_rows(folder / SAMPLES, problems, usable=lambda row: number(row.get("step")) is not None),
         problems=tuple(problems),
     )
 

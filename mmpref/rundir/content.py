@@ -14,6 +14,11 @@ RECIPE = "recipe.yaml"
 MANIFEST = "manifest.json"
 ROUNDS = "rounds.json"
 """Of the folder of ``mmpref sample round``: its runs, and what each round was made of."""
+SWEEP = "sweep.json"
+CELLS, CACHES, START = "cells", "caches", "start"
+"""Of the folder of ``mmpref sweep``."""
+PAIR_TEXTS, SAMPLES = "pair_texts.jsonl", "samples.jsonl"
+"""Some pairs as they are read (training and held-out), and answers to fixed prompts during training."""
 LOCK = ".mmpref.lock"
 """Lock file of the process that writes into a folder; those of its other ranks have a suffix ``.RANK``."""
 MOST_BYTES = 256 * 2**20
@@ -21,6 +26,7 @@ MOST_BYTES = 256 * 2**20
 CHECKPOINTS, MODEL, LOGS, FAULTS = "checkpoints", "model", "logs", "faults"
 FILES = (
     RECIPE, MANIFEST, "metrics.jsonl", "pairs.parquet", "pairs_eval.parquet", "quarantine.jsonl", "train.log",
+    PAIR_TEXTS, SAMPLES,
 )  # fmt: skip
 FOLDERS = (CHECKPOINTS, MODEL, LOGS, FAULTS)
 COMPLETE = "COMPLETE.json"

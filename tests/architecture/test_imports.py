@@ -54,11 +54,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampling": RUN_FOLDER | {"data", "statistics", "generation", "judging", "evals"},
     # the code that made a number also makes its paired difference; none of it loads torch
     "report": RUN_FOLDER | {"evals", "judging", "statistics"},
+    "sweeps": RUN_FOLDER | {"losses", "statistics", "generation", "training", "evals"},
     "doctor": RUN_FOLDER | {"data", "processing", "losses", "models", "training"},
     "demo": RUN_FOLDER | {"data", "processing", "models", "training", "evals", "report", "terminal"},
     "cli": RUN_FOLDER
     | {"statistics", "terminal", "losses", "data", "models", "training", "planning", "merge", "generation", "judging"}
-    | {"evals", "sampling", "report", "doctor", "demo"},
+    | {"evals", "sampling", "report", "doctor", "demo", "sweeps"},
     "__main__": {"cli"},
     # the public names, loaded on first use
     "__init__": {"version", "records", "losses", "training", "evals", "models"},
@@ -197,6 +198,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"round_facts"},
         {"rounds"},
     ],
+    "sweeps": [{"grid"}, {"run"}],
     "report": [
         {"evaluation", "flags", "html", "rounds_folder", "text_stats"},
         {"cells", "questions"},
@@ -223,7 +225,7 @@ IMPORTED_BY: dict[str, set[str]] = {
     "datasets": {"data/reading/hub.py"},
     "peft": {"models/adapters/lora.py"},
     "bitsandbytes": {"models/quantize.py"},
-    "matplotlib": {"report/figures.py"},
+    "matplotlib": {"report/figures/canvas.py"},
     "openpyxl": {"files/tables.py"},
     "typer": {
         f"cli/{name}.py"
@@ -241,6 +243,7 @@ IMPORTED_BY: dict[str, set[str]] = {
             "rounds",
             "sample",
             "scores",
+            "sweep",
             "train",
         )
     },

@@ -10,7 +10,8 @@ from jinja2 import UndefinedError
 
 from mmpref.errors import CheckpointError, ConfigError
 from mmpref.report.compare import comparison_table, load_runs
-from mmpref.report.figures import Curve, curve_figure, result_figure
+from mmpref.report.figures.curves import Curve, curve_figure
+from mmpref.report.figures.outcomes import result_figure
 from mmpref.report.html import printable, render
 from mmpref.report.page import build_report
 from mmpref.report.table_files import write_table

@@ -1,0 +1,1 @@
+"""Grids over a recipe: what is run, how it is run, and what it says together."""
