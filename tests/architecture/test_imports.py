@@ -538,6 +538,7 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
         "mmpref.cli.generate",
         "mmpref.cli.rounds",
         "mmpref.cli.scores",
+        "mmpref.cli.sweep",
         "mmpref.cli.train",
     } | {f"mmpref.process{name}" for name in ("", ".children", ".notices", ".signals", ".streams")}
 
