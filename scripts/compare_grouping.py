@@ -25,13 +25,12 @@ from mmpref.demo.scenes import load_scenes
 from mmpref.demo.world import WorldFiles
 from mmpref.recipe.loading import load_recipe
 from mmpref.rundir.folder import RunDir
+from mmpref.statistics import t_quantile
 from mmpref.training.run.callbacks import RunCallbacks
 from mmpref.training.run.run import train
 
 WAYS = ("off", "prompt")
 NAMES = {"eval_rewards/accuracies": "accuracy %", "eval_rewards/margins": "margin", "eval_loss": "loss"}
-# two-sided 95 % quantiles of Student's t for 1, 2, 3, ... degrees of freedom
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def several_a_prompt(demo: Path, seed: int, scenes: int, file: Path) -> int:
@@ -83,14 +82,16 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
 
 def _cell(values: list[float], label: str) -> str:
     sign = "+" if "-" in label else ""
-    half = T_95[len(values) - 2] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    half = (
+        t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    )
     return f"{statistics.mean(values):{sign}.3f} ± {half:.3f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--demo", type=Path, default=Path("mmpref-demo"), help="a finished demo, with its start model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="at most ten")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of the split and the order")
     parser.add_argument("--scenes", type=int, default=260, help="scenes with four captions each")
     parser.add_argument("--work", type=Path, default=Path("grouping"))
     known, changes = parser.parse_known_args()

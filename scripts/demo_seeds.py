@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mmpref.statistics import t_quantile
+
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- table made by scripts/demo_seeds.py -->", "<!-- end of table -->"
-# two-sided 95 % quantiles of Student's t for 1, 2, 3, ... degrees of freedom
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 COLUMNS = {
     "chair_s": "CHAIR_s",
@@ -54,7 +54,7 @@ def mean_and_interval(values: list[float]) -> tuple[float, float | None]:
     if len(values) < 2:
         return values[0], None
     parallel = statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values), T_95[len(values) - 2] * parallel
+    return statistics.mean(values), t_quantile(len(values) - 1) * parallel
 
 
 def cell(results: list[dict[str, Any]], run: int, key: str, *, field: str = "value") -> str:

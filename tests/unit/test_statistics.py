@@ -97,7 +97,7 @@ def test_same_seed_same_numbers_and_order_changes_nothing():
 def test_pieces_of_resampling_do_not_change_the_numbers(monkeypatch):
     hits = [index % 3 == 0 for index in range(60)]
     whole = estimate(table(hits), RATIOS)
-    monkeypatch.setattr("mmpref.statistics._CELLS_PER_CHUNK", 100)
+    monkeypatch.setattr("mmpref.statistics.bootstrap._CELLS_PER_CHUNK", 100)
     assert estimate(table(hits), RATIOS) == whole
 
 

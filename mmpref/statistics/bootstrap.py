@@ -312,19 +312,6 @@ def mean_difference(
     )
 
 
-def mcnemar(turned_wrong: int, turned_right: int) -> float | None:
-    """Two-sided exact p that as many questions turn right as wrong (McNemar 1947, by the binomial test); None when none
-    turned."""
-    total, fewer = turned_wrong + turned_right, min(turned_wrong, turned_right)
-    if not total:
-        return None
-    logs = [
-        math.lgamma(total + 1) - math.lgamma(k + 1) - math.lgamma(total - k + 1) - total * math.log(2)
-        for k in range(fewer + 1)
-    ]
-    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
-
-
 def _same_columns(first: Tally, second: Tally) -> tuple[Tally, Tally]:
     """The two tables with the same counts in the same order; what one side never counted is zero there."""
     names = tuple(sorted({*first.names, *second.names}))

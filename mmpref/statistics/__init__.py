@@ -1,0 +1,47 @@
+"""Intervals by drawing units again, exact intervals and tests, paired differences: the only copy."""
+
+from mmpref.statistics.bootstrap import (
+    FEWEST_CHANGED,
+    RESAMPLES,
+    Array,
+    Difference,
+    Estimate,
+    Formula,
+    Interval,
+    Metric,
+    Ratio,
+    Tally,
+    estimate,
+    mean_difference,
+    mean_with_interval,
+    on_shared_units,
+    paired_differences,
+    rounded,
+    tally,
+)
+from mmpref.statistics.exact import clopper_pearson, mcnemar, mean_with_t_interval, sign_test, t_quantile
+
+__all__ = [
+    "FEWEST_CHANGED",
+    "RESAMPLES",
+    "Array",
+    "Difference",
+    "Estimate",
+    "Formula",
+    "Interval",
+    "Metric",
+    "Ratio",
+    "Tally",
+    "clopper_pearson",
+    "estimate",
+    "mcnemar",
+    "mean_difference",
+    "mean_with_interval",
+    "mean_with_t_interval",
+    "on_shared_units",
+    "paired_differences",
+    "rounded",
+    "sign_test",
+    "t_quantile",
+    "tally",
+]
