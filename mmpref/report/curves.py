@@ -6,30 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mmpref.report.drift import change_in_line
-from mmpref.report.figures.curves import Curve, curve_figure
+from mmpref.report.figures.curves import Curve, curve_drawing, curve_figure
+from mmpref.report.figures.drawing import Drawing
 from mmpref.report.runs import Row, Run, number
 
 MAX_POINTS = 120
 Reader = Callable[[Row], float | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One small figure: title and words for the page, and the lines."""
-
-    key: str
-    title: str
-    caption: str
-    curves: tuple[Curve, ...]
-    svg: str
-
-    @property
-    def in_words(self) -> str:
-        """What the lines do, for those who do not see them."""
-        parts = [
-            f"{c.label} from {c.y[0]:.3g} at step {c.x[0]:g} to {c.y[-1]:.3g} at step {c.x[-1]:g}" for c in self.curves
-        ]
-        return "; ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +26,7 @@ class _Quantity:
     group: str = ""  # quantities of one group share their y axis
 
 
-def draw_panels(runs: Sequence[Run]) -> list[Panel]:
+def curve_drawings(runs: Sequence[Run]) -> list[Drawing]:
     """Every quantity that at least one run logged at two steps or more, in a fixed order, all over the same steps."""
     found: list[tuple[_Quantity, tuple[Curve, ...]]] = []
     for quantity in _quantities():
@@ -52,21 +34,22 @@ def draw_panels(runs: Sequence[Run]) -> list[Panel]:
         drawn = tuple(curve for curve in curves if curve is not None)
         if drawn:
             found.append((quantity, drawn))
-    panels = []
+    drawings = []
     for quantity, drawn in found:
         steps = [x for q, cs in found if (q.key == "sft_loss") == (quantity.key == "sft_loss") for c in cs for x in c.x]
         margin = 0.02 * (max(steps) - min(steps))
         shared = [y for q, cs in found if quantity.group and q.group == quantity.group for c in cs for y in c.y]
+        key = f"curve-{quantity.key.replace('_', '-')}"
         svg = curve_figure(
             drawn,
-            name=f"curve-{quantity.key}",
+            name=key,
             y_label=quantity.y_label,
             x_range=(min(steps) - margin, max(steps) + margin),
             y_range=quantity.y_range or (_padded(shared) if shared else None),
             rule_at=quantity.rule_at,
         )
-        panels.append(Panel(quantity.key, quantity.title, quantity.caption, drawn, svg))
-    return panels
+        drawings.append(curve_drawing(drawn, svg, key=key, title=quantity.title, caption=quantity.caption))
+    return drawings
 
 
 def thinned(runs: Sequence[Run]) -> bool:

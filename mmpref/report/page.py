@@ -15,11 +15,13 @@ from mmpref.report.benchmark_page import benchmark_sections
 from mmpref.report.benchmarks import BenchmarkTable, benchmark_tables
 from mmpref.report.cells import Table
 from mmpref.report.compare import comparison_table
-from mmpref.report.curves import MAX_POINTS, draw_panels, thinned
+from mmpref.report.curves import MAX_POINTS, curve_drawings, thinned
 from mmpref.report.examples import CASES, SHORT, Album, Gallery, choose_examples
 from mmpref.report.figures.canvas import DARK, DASHES, LIGHT, NUM_STYLES
-from mmpref.report.figures.outcomes import outcome_figures
+from mmpref.report.figures.curves import styles_of
+from mmpref.report.figures.outcomes import outcome_drawings
 from mmpref.report.html import render
+from mmpref.report.parts import parts_of
 from mmpref.report.provenance import provenance_section
 from mmpref.report.rounds import rounds_section
 from mmpref.report.runs import Run, load_runs
@@ -114,6 +116,7 @@ def page(report: Report, out: Path) -> str:
     if report.gallery.examples or trained:
         sections.append(_examples(report.gallery))
     sections.append(provenance_section(runs, out, title=report.title, images=report.images_root))
+    parts = parts_of(sections)
     style = resources.files("mmpref.report").joinpath("page.css").read_text(encoding="utf-8")
     lines = [{"swatch": _swatch(place), "label": line.label} for place, line in enumerate(table.lines)]
     return render(
@@ -121,7 +124,8 @@ def page(report: Report, out: Path) -> str:
         title=report.title or "Do they still make things up?",
         style=Markup(style + _colour_rules()),
         lines=lines,
-        sections=sections,
+        sections=[part.html for part in parts],
+        contents=parts,
         version=__version__,
     )
 
@@ -136,7 +140,7 @@ def _colour_rules() -> str:
     def rules(colours: Sequence[str]) -> str:
         return "".join(f"--run-{place}:{colour};" for place, colour in enumerate(colours))
 
-    dark = f"@media (prefers-color-scheme:dark){{:root{{{rules(DARK)}}}}}"
+    dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{rules(DARK)}}}}}"
     return f":root{{{rules(LIGHT)}}}{dark}\n"
 
 
@@ -152,18 +156,18 @@ def _summary(report: Report) -> Markup:
         evaluated=evaluated,
         lead=baseline_sentence(table) if evaluated else "",
         findings=findings,
-        figures=[Markup(svg) for svg in outcome_figures(table)] if measured else [],
+        figures=outcome_drawings(table) if measured else [],
         resamples=f"{RESAMPLES:,}",
     )
 
 
 def _training(runs: Sequence[Run]) -> Markup:
-    panels = draw_panels(runs)
-    drawn = {curve.style for panel in panels for curve in panel.curves}
+    drawings = curve_drawings(runs)
+    labels = [run.label for run in runs]
     lines = [
-        {"swatch": _swatch(place, wide=True), "label": run.label} for place, run in enumerate(runs) if place in drawn
+        {"swatch": _swatch(place, wide=True), "label": labels[place]} for place in styles_of(drawings, labels)
     ]
-    return render("training", panels=panels, lines=lines, max_points=MAX_POINTS if thinned(runs) else 0)
+    return render("training", drawings=drawings, lines=lines, max_points=MAX_POINTS if thinned(runs) else 0)
 
 
 def _swatch(place: int, *, wide: bool = False) -> Markup:

@@ -201,7 +201,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "sweeps": [{"grid"}, {"run"}],
     "report": [
-        {"evaluation", "flags", "html", "rounds_folder", "text_stats"},
+        {"evaluation", "flags", "html", "parts", "rounds_folder", "text_stats"},
         {"cells", "questions"},
         {"differences", "figures", "flips", "runs", "tables"},
         {"commands", "drift", "examples", "notes"},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmpref.report.figures.canvas import MARKERS, MUTED, NUM_STYLES, RULE, Canvas, look, plain_axes
+from mmpref.report.figures.drawing import Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +45,19 @@ def curve_figure(
         axes.set_xlabel("step", color=MUTED)
         axes.set_ylabel(y_label, color=MUTED)
         return canvas.inline(name)
+
+
+def curve_drawing(curves: Sequence[Curve], svg: str, *, key: str, title: str, caption: str) -> Drawing:
+    """Lines with their numbers: one row for each point."""
+    words = "; ".join(
+        f"{curve.label} from {curve.y[0]:.3g} at step {curve.x[0]:g} to {curve.y[-1]:.3g} at step {curve.x[-1]:g}"
+        for curve in curves
+    )
+    rows = tuple((curve.label, x, y) for curve in curves for x, y in zip(curve.x, curve.y, strict=True))
+    return Drawing(key, title, caption, words, svg, ("run", "step", "value"), rows)
+
+
+def styles_of(drawings: Sequence[Drawing], labels: Sequence[str]) -> list[int]:
+    """The places of the runs that at least one of these drawings shows."""
+    shown = {row[0] for drawing in drawings for row in drawing.rows}
+    return [place for place, label in enumerate(labels) if label in shown]

@@ -18,6 +18,7 @@ from mmpref.report.figures.canvas import (
     plain_axes,
     round_numbers,
 )
+from mmpref.report.figures.drawing import Drawing
 
 _MAX_NAME = 26  # characters of a run's name beside its row
 OUTCOME_TITLES = {
@@ -36,19 +37,34 @@ def result_figure(table: Table) -> str:
         return canvas.alone(_alt(table))
 
 
-def outcome_figures(table: Table) -> list[str]:
-    """The same, as one ``<svg>`` element per metric in the page's colours."""
+def outcome_drawings(table: Table) -> list[Drawing]:
+    """The same, as one drawing per metric in the page's colours."""
     drawn = []
-    for key in OUTCOME_TITLES:
-        with Canvas(width=4.6, height=1.0 + 0.4 * len(table.lines)) as canvas:
-            _draw_outcome(canvas.figure.add_subplot(), table, key)
-            drawn.append(canvas.inline(f"outcome-{key}"))
+    for key, title in OUTCOME_TITLES.items():
+        name = f"outcome-{key.replace('_', '-')}"
+        with Canvas(width=4.6, height=0.8 + 0.4 * len(table.lines)) as canvas:
+            _draw_outcome(canvas.figure.add_subplot(), table, key, with_title=False)
+            svg = canvas.inline(name)
+        rows = tuple(
+            (line.label, _percent(cell.value), *(_percent(end) for end in cell.interval or (None, None)))
+            for line in table.lines
+            for cell in (line.cells[key],)
+        )
+        words = "; ".join(f"{line.label}: {line.cells[key].text} {line.cells[key].interval_text}" for line in table.lines)
+        columns = ("run", "percent", "low", "high")
+        caption = "A dot for each run, and its 95 % interval."
+        drawn.append(Drawing(name, title, caption, words, svg, columns, rows))
     return drawn
 
 
-def _draw_outcome(axes: Any, table: Table, key: str) -> None:
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _draw_outcome(axes: Any, table: Table, key: str, *, with_title: bool = True) -> None:
     plain_axes(axes)
-    axes.set_title(OUTCOME_TITLES[key], loc="left", color=INK, fontsize=10)
+    if with_title:
+        axes.set_title(OUTCOME_TITLES[key], loc="left", color=INK, fontsize=10)
     axes.grid(visible=True, axis="x", color=RULE, linewidth=0.7)
     _dots(axes, [line.cells[key] for line in table.lines])
     rows = range(len(table.lines))

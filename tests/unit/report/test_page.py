@@ -101,7 +101,7 @@ def test_the_page_is_whole_and_alone(page):
 def test_every_panel_is_told_in_words(page):
     outline = Outline(page.read_text())
     told = [a["aria-label"] for name, a in outline.tags if a.get("role") == "img" and name == "div"]
-    assert len(told) == 12
+    assert len(told) == 12 + 2
     assert any("Reward margin. DPO from" in words for words in told)
     assert all(a.get("aria-hidden") == "true" for name, a in outline.tags if name == "svg")
 
@@ -235,8 +235,8 @@ def test_result_figure_of_what_was_not_measured(folders, tmp_path):
 def test_values_are_escaped_once_and_html_not_again():
     swatch = render("swatch", place=1, width='"<', dashes="")
     assert 'width="&#34;&lt;"' in swatch
-    shown = render("training", panels=[], lines=[], max_points=0)
-    assert shown == render("training", panels=[], lines=[], max_points=0)
+    shown = render("training", drawings=[], lines=[], max_points=0)
+    assert shown == render("training", drawings=[], lines=[], max_points=0)
     assert "&lt;section" not in shown
     assert printable(shown) is shown
 
@@ -247,7 +247,7 @@ def test_characters_that_html_forbids_become_a_visible_mark():
 
 
 def test_a_value_that_a_template_names_and_nobody_gives_is_an_error():
-    with pytest.raises(UndefinedError, match="panels"):
+    with pytest.raises(UndefinedError, match="drawings"):
         render("training", lines=[], max_points=0)
 
 
