@@ -164,9 +164,7 @@ def _summary(report: Report) -> Markup:
 def _training(runs: Sequence[Run]) -> Markup:
     drawings = curve_drawings(runs)
     labels = [run.label for run in runs]
-    lines = [
-        {"swatch": _swatch(place, wide=True), "label": labels[place]} for place in styles_of(drawings, labels)
-    ]
+    lines = [{"swatch": _swatch(place, wide=True), "label": labels[place]} for place in styles_of(drawings, labels)]
     return render("training", drawings=drawings, lines=lines, max_points=MAX_POINTS if thinned(runs) else 0)
 
 

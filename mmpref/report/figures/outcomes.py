@@ -45,12 +45,12 @@ def outcome_drawings(table: Table) -> list[Drawing]:
         with Canvas(width=4.6, height=0.8 + 0.4 * len(table.lines)) as canvas:
             _draw_outcome(canvas.figure.add_subplot(), table, key, with_title=False)
             svg = canvas.inline(name)
+        shown = [(line.label, line.cells[key]) for line in table.lines]
         rows = tuple(
-            (line.label, _percent(cell.value), *(_percent(end) for end in cell.interval or (None, None)))
-            for line in table.lines
-            for cell in (line.cells[key],)
+            (label, _percent(cell.value), *(_percent(end) for end in cell.interval or (None, None)))
+            for label, cell in shown
         )
-        words = "; ".join(f"{line.label}: {line.cells[key].text} {line.cells[key].interval_text}" for line in table.lines)
+        words = "; ".join(f"{label}: {cell.text} {cell.interval_text}" for label, cell in shown)
         columns = ("run", "percent", "low", "high")
         caption = "A dot for each run, and its 95 % interval."
         drawn.append(Drawing(name, title, caption, words, svg, columns, rows))
