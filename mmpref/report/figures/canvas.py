@@ -48,6 +48,16 @@ def round_numbers() -> Any:
     return MaxNLocator(nbins=6, steps=[1, 2, 5, 10])
 
 
+def sample(label: str, style: int) -> Any:
+    """A method in a legend, as it is drawn."""
+    from matplotlib.lines import Line2D
+
+    marker = MARKERS[style % NUM_STYLES]
+    return Line2D(
+        [], [], label=label, marker=marker, markersize=6.5, markeredgecolor=GROUND, linewidth=1.7, **look(style)
+    )
+
+
 class Canvas:
     """A figure under fixed settings, and its SVG made clean."""
 
