@@ -58,8 +58,8 @@ def rows_of(sweep: Path) -> tuple[list[Row], list[str]]:
     unfinished = []
     starts: dict[str, Row] = {}
     for folder in sorted(path for path in (sweep / "cells").iterdir() if path.is_dir()):
-        told = folder.with_name(f"{folder.name}.json")
-        cell = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+        outcome = folder.with_name(f"{folder.name}.json")
+        cell = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
         if cell.get("state") != "complete":
             unfinished.append(folder.name)
             continue

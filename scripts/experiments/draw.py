@@ -122,7 +122,10 @@ def _as_number(text: str) -> tuple[float, str]:
 
 
 def read(name: str, folder: Path = RESULTS) -> Experiment:
-    """One file, with F1 of (1 - CHAIR_i, recall) and the change of log-probs from the start model."""
+    """One file, with F1 of (1 - CHAIR_i, recall) and the change of log-probs from the start model; empty where it is
+    not there."""
+    if not (folder / f"{name}.csv").is_file():
+        return Experiment((), (), {})
     with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     columns = list(rows[0])
@@ -290,6 +293,8 @@ def table(spec: str, folder: Path = RESULTS) -> str:
     """What a comment of the page asks for."""
     kind, name, *words = shlex.split(spec)
     experiment = read(name, folder)
+    if not experiment.results:
+        return "Not measured yet."
     made: Callable[[], list[str]] = {
         "levels": lambda: levels(experiment),
         "differences": lambda: differences(experiment, words[0]),
@@ -306,38 +311,43 @@ def filled(page: str, folder: Path = RESULTS) -> str:
 
 ARMS = {"SFT on chosen": (1, "SFT"), "DPO": (2, "DPO"), "Uni-DPO": (3, "Uni"), "AdaDPO": (4, "Ada")}
 """Methods of the figure, each one's style, and what stands beside its dots."""
-_FIGURE_METRICS = {"chair_s": "CHAIR_s, % (lower is better)", "recall": "recall, % (higher is better)"}
+CAPTIONS = {"chair_s": "CHAIR_s, % (lower is better)", "recall": "recall, % (higher is better)"}
+QUESTIONS = {"pope_adversarial": "POPE adversarial, % right", "pope_adversarial_yes": "says yes, % (half is right)"}
+Setting = tuple[Experiment, tuple[str, ...]]
 
 
 def figure(folder: Path = RESULTS) -> str:
-    """The README's first figure: CHAIR_s and recall under label noise, on on-policy pairs, at too high a rate."""
+    """The README's first figure: label noise (captions, then questions), pairs of the model's own, rates too high."""
     noise, own, rate = (read(name, folder) for name in ("noise", "on_policy", "learning_rate"))
-    rows = []
-    for label, experiments, ticks, joined in (
-        ("swapped labels, %", [(noise, place) for place in noise.places], None, True),
-        ("pairs", [(noise, ("20",)), (own, ())], ("given, 20 % swapped", "the model's own"), False),
-        ("learning rate", [(rate, place) for place in rate.places], None, True),
-    ):
-        names = ticks or tuple(place[0] for _, place in experiments)
-        rows.append([_panel(metric, label, names, experiments, joined=joined) for metric in _FIGURE_METRICS])
-    return series_image(rows, alt=_alt(rows), width=5.8, height=7.4)
+    over_noise = [(noise, place) for place in noise.places]
+    own_or_given = [(noise, ("20",)), (own, ())] if noise.results else []
+    over_rate = [(rate, place) for place in rate.places]
+    rows = [
+        _row("wrong labels, %", over_noise, CAPTIONS),
+        _row("wrong labels, %", over_noise, QUESTIONS),
+        _row("pairs", own_or_given, CAPTIONS, ticks=("given,\n20 % wrong", "the model's\nown")),
+        _row("learning rate", over_rate, CAPTIONS),
+    ]
+    rows = [row for row in rows if row[0].ticks]
+    return series_image(rows, alt=_alt(rows), width=5.8, height=0.5 + 1.95 * len(rows))
 
 
-def _panel(
-    metric: str,
-    label: str,
-    ticks: tuple[str, ...],
-    experiments: Sequence[tuple[Experiment, tuple[str, ...]]],
-    *,
-    joined: bool,
-) -> Panel:
-    series = tuple(
-        Series(arm, style, tuple(_point(experiment, arm, place, metric) for experiment, place in experiments), short)
-        for arm, (style, short) in ARMS.items()
-    )
-    starts = [start.values[metric] for start in experiments[0][0].starts.values()]
-    level = ("start model", 100 * math.fsum(starts) / len(starts))
-    return Panel(_FIGURE_METRICS[metric], label, ticks, series, joined=joined, level=level)
+def _row(
+    label: str, settings: Sequence[Setting], metrics: Mapping[str, str], *, ticks: tuple[str, ...] = ()
+) -> list[Panel]:
+    """Two metrics over the same settings; joined where these are values of one axis."""
+    names = ticks or tuple(place[0] for _, place in settings)
+    starts = settings[0][0].starts.values() if settings else ()
+    panels = []
+    for metric, title in metrics.items():
+        known = [start.values[metric] for start in starts if metric in start.values]
+        level = ("start model", 100 * math.fsum(known) / len(known)) if known else None
+        series = tuple(
+            Series(arm, style, tuple(_point(experiment, arm, place, metric) for experiment, place in settings), short)
+            for arm, (style, short) in ARMS.items()
+        )
+        panels.append(Panel(title, label, names if settings else (), series, joined=not ticks, level=level))
+    return panels
 
 
 def _point(experiment: Experiment, arm: str, place: tuple[str, ...], metric: str) -> Point | None:
@@ -351,31 +361,38 @@ def _point(experiment: Experiment, arm: str, place: tuple[str, ...], metric: str
 
 def _alt(rows: Sequence[Sequence[Panel]]) -> str:
     """What the figure shows, in words and numbers."""
-    parts = ["Means over three seeds with 95 % t-intervals, CHAIR_s / recall in percent"]
-    for chair, recall in rows:
-        for place, tick in enumerate(chair.ticks):
+    parts = ["Means over three seeds, with 95 % t-intervals over seeds in the figure"]
+    for row in rows:
+        for place, tick in enumerate(row[0].ticks):
             said = []
-            for one, other in zip(chair.series, recall.series, strict=True):
-                ours, theirs = one.points[place], other.points[place]
-                if ours is not None and theirs is not None:
-                    said.append(f"{one.label} {ours.value:.1f} / {theirs.value:.1f}")
-            parts.append(f"{chair.x_label} {tick}: {', '.join(said)}")
+            for several in zip(*(panel.series for panel in row), strict=True):
+                values = [point.value for one in several if (point := one.points[place]) is not None]
+                if values:
+                    said.append(f"{several[0].label} {' / '.join(f'{value:.1f}' for value in values)}")
+            metrics = " / ".join(panel.title.partition(",")[0] for panel in row)
+            setting = f"{row[0].x_label} {tick}".replace("\n", " ")
+            parts.append(f"{setting}, {metrics}: {', '.join(said)}")
     return "; ".join(parts)
+
+
+def stale() -> list[Path]:
+    """Files that are not what the results give; of the figure its numbers, which stand in its title."""
+    page = PAGE.read_text(encoding="utf-8")
+    drawn = FIGURE.read_text(encoding="utf-8") if FIGURE.is_file() else ""
+    numbers = [re.findall("<title>(.*?)</title>", svg, flags=re.DOTALL) for svg in (figure(), drawn)]
+    return [*([PAGE] if filled(page) != page else []), *([FIGURE] if numbers[0] != numbers[1] else [])]
 
 
 def main() -> None:
     """Write the page and the figure, or compare them with what the results give."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where something would change")
-    check = parser.parse_args().check
-    made = {PAGE: filled(PAGE.read_text(encoding="utf-8")), FIGURE: figure()}
-    stale = [file for file, text in made.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
-    for file in stale:
-        print(f"{file.relative_to(ROOT)} {'is not what results/experiments give' if check else 'written'}")
-        if not check:
-            write_text(file, made[file])
-    if check and stale:
-        sys.exit(1)
+    if parser.parse_args().check:
+        for file in (found := stale()):
+            print(f"{file.relative_to(ROOT)} is not what results/experiments give: python scripts/experiments/draw.py")
+        sys.exit(1 if found else 0)
+    write_text(PAGE, filled(PAGE.read_text(encoding="utf-8")))
+    write_text(FIGURE, figure())
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_names_never_touch_and_keep_their_order(heights: list[float]) -> None:
     assert all(later - earlier >= 0.1 - 1e-9 for earlier, later in pairwise(found))
 
 
-def test_a_method_is_told_by_name_dashes_and_marker_and_not_by_colour_alone() -> None:
+def test_a_method_is_known_by_name_dashes_and_marker_and_not_by_colour_alone() -> None:
     svg = series_image([[PANEL]], alt="alt <text>", width=3, height=3)
     assert "<title>alt &lt;text&gt;</title>" in svg
     for text in ("A method with a long name", ">long<", "DPO", "start", "swapped labels, %", "CHAIR_s, %", "40"):
