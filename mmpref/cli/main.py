@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
@@ -219,12 +220,16 @@ def report(
         list[Path],
         typer.Argument(
             help="Run folders, folders of mmpref eval, or results of mmpref score; the first is what the others are "
-            "compared with. For --table paper also folders that hold many of them, and NAME=PATH."
+            "compared with. Or one folder of mmpref sweep. For --table paper also folders that hold many of them, and "
+            "NAME=PATH."
         ),
     ],
     out: Annotated[
         list[Path],
-        typer.Option(help="NAME.html: the page, one file that needs nothing else. NAME.csv, .md, .tex: the table."),
+        typer.Option(
+            help="NAME.html: the page, one file that needs nothing else. NAME.csv, .md, .tex: the table; of a sweep "
+            ".csv, .md, .json."
+        ),
     ],
     image_root: Annotated[
         Path | None, typer.Option(help="Image paths in the results are relative to this folder.")
@@ -241,14 +246,35 @@ def report(
         str | None,
         typer.Option(help="For --table paper: pope/f1,chair/chair_s; else what each benchmark's paper prints."),
     ] = None,
+    axes: Annotated[
+        str | None,
+        typer.Option(help="Of a sweep: the one or two axes of its maps, as beta,learning_rate."),
+    ] = None,
 ) -> None:
     """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
     from mmpref.files.locking import only_writer
     from mmpref.files.reading import refuse_written_over
     from mmpref.report.page import build_report
     from mmpref.report.runs import files_of, load_runs
+    from mmpref.report.sweep.cells import files_of_sweep, is_sweep_folder
+    from mmpref.report.sweep.page import refuse_among_runs, refuse_other_endings, write_sweep_report
     from mmpref.report.table_files import table_writer, write_table
 
+    if len(runs) == 1 and is_sweep_folder(runs[0]) and table == "runs":
+        for file in out:
+            refuse_other_endings(file)
+        written_over = {f"--out ({number})" if number else "--out": file for number, file in enumerate(out)}
+        refuse_written_over(written_over, files_of_sweep(runs[0]))
+        with contextlib.ExitStack() as locks:
+            for file in out:
+                locks.enter_context(only_writer(file, "choose another --out"))
+            write_sweep_report(runs[0], out, title=title, axes=axes.split(",") if axes else ())
+        for file in out:
+            typer.echo(f"wrote {file}")
+        return
+    if axes is not None:
+        raise ConfigError("--axes chooses the axes of a sweep's maps; give one folder of mmpref sweep")
+    refuse_among_runs(runs)
     if table != "runs":
         from mmpref.report.paper.write import refuse_other_options, write_papers
 

@@ -235,12 +235,13 @@ def _parse_recipe(text: str | None, problems: list[str]) -> Row:
     return tree if isinstance(tree, dict) else {}
 
 
-def load_evaluation(file: Path, problems: list[str], shown: str) -> Evaluation | None:
+def load_evaluation(file: Path, problems: list[str], shown: str, *, with_items: bool = True) -> Evaluation | None:
     """One result file with its items; None where it is none, which is a problem.
 
     Args:
         problems: gets a sentence for whatever could not be used.
         shown: the file as the sentence names it.
+        with_items: whether its rows of questions are read, too.
     """
     folder = file.parent
     try:
@@ -258,7 +259,7 @@ def load_evaluation(file: Path, problems: list[str], shown: str) -> Evaluation |
     name = folder.name if file.name == RESULTS else file.stem
     own = results.get("items")  # of mmpref score, beside its file; a name in another folder is not ours
     items = folder / (own if isinstance(own, str) and Path(own).name == own else ITEMS)
-    beside = file.name == RESULTS or items.name != ITEMS
+    beside = with_items and (file.name == RESULTS or items.name != ITEMS)
     return Evaluation(name, results, _rows(items, problems, usable=usable) if beside else (), file)
 
 

@@ -208,7 +208,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"compare", "curves", "provenance"},
         {"benchmarks", "rounds"},
         {"benchmark_page", "summary", "table_files"},
-        {"page", "paper"},
+        {"page", "paper", "sweep"},
     ],
 }
 

@@ -142,5 +142,15 @@ def _rules(colours: dict[str, str], mode: str) -> str:
     return "".join(f"--{name}:{colour};" for name, colour in pairs)
 
 
+def colour_rules() -> str:
+    """The colours of runs as CSS, light or dark as the reader's system is."""
+
+    def rules(colours: tuple[str, ...]) -> str:
+        return "".join(f"--run-{place}:{colour};" for place, colour in enumerate(colours))
+
+    dark = f"@media (prefers-color-scheme:dark){{:root{{{rules(DARK)}}}}}"
+    return f":root{{{rules(LIGHT)}}}{dark}\n"
+
+
 def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
