@@ -1,4 +1,4 @@
-"""Run `mmpref demo` for several seeds and write what came out: the table of docs/demo.md and the image of the README.
+"""Run `mmpref demo` for several seeds and write what came out: the table and the image of docs/demo.md.
 
     python scripts/demo_seeds.py --seeds 0 1 2 --work demo-seeds [--write-docs]
 
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("demo-seeds"))
-    parser.add_argument("--write-docs", action="store_true", help="update docs/demo.md and the README's image")
+    parser.add_argument("--write-docs", action="store_true", help="update docs/demo.md and its image")
     known, others = parser.parse_known_args()
     results = [run_seed(seed, known.work, others) for seed in known.seeds]
     text = table(results)

@@ -57,7 +57,7 @@ def rows_of(sweep: Path) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     unfinished = []
     starts: dict[str, Row] = {}
-    for folder in sorted(path for path in (sweep / "cells").iterdir() if path.is_dir()):
+    for folder in sorted(path for path in (sweep / "cells").glob("*") if path.is_dir()):
         outcome = folder.with_name(f"{folder.name}.json")
         cell = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
         if cell.get("state") != "complete":
@@ -97,10 +97,10 @@ def _benchmarks(evals: Path) -> Row:
 def _start_benchmarks(sweep: Path) -> dict[str, Row]:
     """By seed; a start folder is named by a hash, and its results name the model, one of whose folders has the seed."""
     found: dict[str, Row] = {}
-    for folder in sorted((sweep / "start").iterdir()) if (sweep / "start").is_dir() else ():
-        model = str(json.loads((folder / "chair" / "results.json").read_text(encoding="utf-8"))["settings"]["model"])
-        seed = next(part for part in Path(model).parts if part.startswith("seed_")).removeprefix("seed_")
-        found[seed] = _benchmarks(folder)
+    for file in sorted(sweep.glob("start/*/chair/results.json")):
+        model = Path(json.loads(file.read_text(encoding="utf-8"))["settings"]["model"])
+        seed = next(part for part in model.parts if part.startswith("seed_")).removeprefix("seed_")
+        found[seed] = _benchmarks(file.parents[1])
     return found
 
 
@@ -128,6 +128,9 @@ def main() -> None:
             print(f"{name}: not there")
             continue
         rows, unfinished = rows_of(given.work / name)
+        if not rows:
+            print(f"{name}: no cell is complete")
+            continue
         columns = columns_of(rows)
         given.out.mkdir(parents=True, exist_ok=True)
         write_text(given.out / f"{name}.csv", csv_of(columns, [[row.get(key, "") for key in columns] for row in rows]))

@@ -105,6 +105,20 @@ class Experiment:
             if (result.arm, result.place) == (arm, place) and metric in result.values
         }
 
+    @property
+    def whole_seeds(self) -> tuple[str, ...]:
+        """Seeds with which every arm was trained at every place."""
+        seen = {(result.arm, result.place, result.seed) for result in self.results}
+        wanted = [(arm, place) for arm in self.arms for place in self.places]
+        seeds = sorted({result.seed for result in self.results}, key=_as_number)
+        return tuple(seed for seed in seeds if all((*cell, seed) in seen for cell in wanted))
+
+    def of_whole_seeds(self) -> Experiment:
+        """Without the seeds that lack some cell."""
+        kept = self.whole_seeds
+        results = tuple(result for result in self.results if result.seed in kept)
+        return Experiment(self.axes, results, {seed: self.starts[seed] for seed in kept if seed in self.starts})
+
     def has(self, metric: str) -> bool:
         """Whether some training has it."""
         return any(metric in result.values for result in self.results)
@@ -235,14 +249,15 @@ def grid_map(experiment: Experiment, arm: str, rows: str, columns: str) -> list[
 
 
 def _mean(experiment: Experiment, arm: str, place: tuple[str, ...], metric: str) -> float | None:
-    """Over seeds; None where a seed lacks."""
+    """Over seeds; None where there is none."""
     sample = experiment.seeds(arm, place, metric)
-    return math.fsum(sample.values()) / len(sample) if len(sample) >= len(experiment.starts) else None
+    return math.fsum(sample.values()) / len(sample) if sample else None
 
 
 def shares(experiment: Experiment, pairs: Sequence[tuple[str, str]]) -> list[str]:
     """In how many cells one arm is better than another, on means over seeds; and over all cells and seeds."""
-    lines = _head(["", "metric", "cells", "share [95 %]", "p", "cells x seeds"])
+    lines = [f"{len(experiment.places)} cells; seeds: {', '.join(experiment.whole_seeds)}", ""]
+    lines += _head(["", "metric", "cells", "share [95 %]", "p", "cells x seeds"])
     for arm, base in pairs:
         for name, label, sign in _compared():
             changes = _changes_of_means(experiment, arm, base, name)
@@ -295,6 +310,10 @@ def table(spec: str, folder: Path = RESULTS) -> str:
     experiment = read(name, folder)
     if not experiment.results:
         return "Not measured yet."
+    if kind in ("map", "shares"):  # cells are compared on the same seeds, or not at all
+        experiment = experiment.of_whole_seeds()
+        if not experiment.results:
+            return "Not measured yet: no seed has all cells."
     made: Callable[[], list[str]] = {
         "levels": lambda: levels(experiment),
         "differences": lambda: differences(experiment, words[0]),
@@ -319,17 +338,28 @@ Setting = tuple[Experiment, tuple[str, ...]]
 def figure(folder: Path = RESULTS) -> str:
     """The README's first figure: label noise (captions, then questions), pairs of the model's own, rates too high."""
     noise, own, rate = (read(name, folder) for name in ("noise", "on_policy", "learning_rate"))
-    over_noise = [(noise, place) for place in noise.places]
-    own_or_given = [(noise, ("20",)), (own, ())] if noise.results else []
-    over_rate = [(rate, place) for place in rate.places]
+    over_noise = _complete([(noise, place) for place in noise.places])
+    own_or_given = _complete([(noise, ("20",)), (own, ())])
+    over_rate = _complete([(rate, place) for place in rate.places])
     rows = [
         _row("wrong labels, %", over_noise, CAPTIONS),
         _row("wrong labels, %", over_noise, QUESTIONS),
         _row("pairs", own_or_given, CAPTIONS, ticks=("given,\n20 % wrong", "the model's\nown")),
         _row("learning rate", over_rate, CAPTIONS),
     ]
-    rows = [row for row in rows if row[0].ticks]
+    rows = [row for row in rows if row[0].ticks]  # what was not measured is not drawn
+    if not rows:
+        raise SystemExit("no setting of the figure has every method with every seed")
     return series_image(rows, alt=_alt(rows), width=5.8, height=0.5 + 1.95 * len(rows))
+
+
+def _complete(settings: list[Setting]) -> list[Setting]:
+    """The settings where each has every method with every seed; else none."""
+    for experiment, place in settings:
+        for arm in ARMS:
+            if len(experiment.seeds(arm, place, "chair_s")) < max(1, len(experiment.starts)):
+                return []
+    return settings
 
 
 def _row(

@@ -63,6 +63,21 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert lines[2:] == ["| beta 1 | B | -10.0 | -10.0 | -5.3 | -0.50 |"]  # of seed 1 alone
 
 
+def test_a_row_of_the_figure_is_drawn_once_every_method_has_every_seed_there(tmp_path: Path) -> None:
+    columns = "chair_s,chair_i,recall,words,pope_adversarial,pope_adversarial_yes"
+    rows = [f"{arm},{n},0,0.{n}5,0.1,0.9,10,0.8,0.6" for arm in ("start", *draw.ARMS) for n in (0, 20)]
+    for number, some in enumerate((rows, rows[:-1])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        results(folder, some, name="noise", columns=columns)
+    svg = draw.figure(tmp_path / "0")
+    assert "wrong labels, % 0, CHAIR_s / recall: SFT on chosen 5.0 / 90.0, DPO 5.0 / 90.0" in svg
+    assert "wrong labels, % 0, POPE adversarial / says yes: SFT on chosen 80.0 / 60.0" in svg
+    assert "learning rate" not in svg
+    with pytest.raises(SystemExit, match="no setting of the figure"):
+        draw.figure(tmp_path / "1")
+
+
 def test_log_probs_are_changes_from_the_start_model_of_their_seed(tmp_path: Path) -> None:
     rows = ["start,,0,-2,-9", "start,,1,-1,-8", "DPO,1,0,-1.5,-10", "DPO,1,1,-0.5,-9"]
     name = results(tmp_path, rows, columns="logp_chosen,logp_rejected")
@@ -70,33 +85,43 @@ def test_log_probs_are_changes_from_the_start_model_of_their_seed(tmp_path: Path
 
 
 def test_shares_of_cells_are_those_of_a_hand_count(tmp_path: Path) -> None:
-    """CHAIR_s on means of two seeds: A is lower in 1, 2, 3, higher in 4, the same in 5; cell 6 lacks a seed."""
-    ours = {1: (0.1, 0.1), 2: (0.1, 0.3), 3: (0.0, 0.3), 4: (0.5, 0.5), 5: (0.1, 0.3), 6: (0.1,)}
-    theirs = {1: (0.2, 0.2), 2: (0.2, 0.3), 3: (0.2, 0.2), 4: (0.4, 0.4), 5: (0.2, 0.2), 6: (0.9, 0.9)}
-    rows = ["start,,0,0.5,0.2,0.9,11", "start,,1,0.5,0.2,0.9,11"]
+    """CHAIR_s on means of two seeds: A is lower in cells 1, 2 and 3, higher in 4, the same in 5."""
+    ours = {1: (0.1, 0.1), 2: (0.1, 0.3), 3: (0.0, 0.3), 4: (0.5, 0.5), 5: (0.1, 0.3)}
+    theirs = {1: (0.2, 0.2), 2: (0.2, 0.3), 3: (0.2, 0.2), 4: (0.4, 0.4), 5: (0.2, 0.2)}
+    rows = ["A,1,2,0.9,0.1,0.9,10"]  # a third seed has one cell alone: it is left out
     for arm, cells in (("A", ours), ("B", theirs)):
         rows += [f"{arm},{cell},{seed},{c},0.1,0.9,10" for cell, pair in cells.items() for seed, c in enumerate(pair)]
-    lines = draw.shares(draw.read(results(tmp_path, rows), tmp_path), [("A", "B")])
-    row = lines[2].split(" | ")
+    lines = draw.table(f"shares {results(tmp_path, rows)} A=B", tmp_path).splitlines()
+    assert lines[0] == "5 cells; seeds: 0, 1"
+    row = lines[4].split(" | ")
     assert row[0] == "| A against B"
     assert row[1:3] == ["CHAIR_s lower", "3 of 4, 1 tied"]
     assert row[3] == "75 % [19, 99]"  # the exact interval of 3 of 4: 0.194 to 0.994
     assert row[4] == "0.625"  # 2 * (1 + 4) / 16
-    # by seed: cell 1 two wins; 2 one win, one tie; 3 a win and a loss; 4 two losses; 5 a win and a loss; 6 one win
-    assert row[5] == "6 of 10 |"
-    assert " 0 of 0, 5 tied " in lines[3]  # recall never differs
+    # by seed: cell 1 two wins; 2 a win and a tie; 3 a win and a loss; 4 two losses; 5 a win and a loss
+    assert row[5] == "5 of 9 |"
+    assert " 0 of 0, 5 tied " in lines[5]  # recall never differs
 
 
-def test_a_map_marks_the_best_cells_and_leaves_out_what_is_not_complete(tmp_path: Path) -> None:
-    rows = [f"start,,,{seed},0.5,0.2,0.9,11" for seed in (0, 1)]
-    cells = {("1", "1e-4"): (0.2, 0.1, 0.95), ("1", "1e-5"): (0.1, 0.1, 0.5), ("0.5", "1e-4"): (0.3, 0.1, 0.9)}
-    rows += [f"A,{b},{r},{s},{c},{i},{x},10" for (b, r), (c, i, x) in cells.items() for s in (0, 1)]
-    rows += ["A,0.5,1e-5,0,0.0,0.0,1.0,10"]
+def test_cells_are_not_compared_before_a_seed_has_all_of_them(tmp_path: Path) -> None:
+    name = results(tmp_path, ["A,1,0,0.2,0.1,0.9,10", "B,1,1,0.2,0.1,0.9,10"])
+    assert draw.table(f"shares {name} A=B", tmp_path) == "Not measured yet: no seed has all cells."
+    assert draw.table("levels nowhere", tmp_path) == "Not measured yet."
+
+
+def test_a_map_marks_the_best_cells(tmp_path: Path) -> None:
+    cells = {
+        ("1", "1e-4"): (0.2, 0.1, 0.95),
+        ("1", "1e-5"): (0.1, 0.1, 0.5),
+        ("0.5", "1e-4"): (0.3, 0.1, 0.9),
+        ("0.5", "1e-5"): (0.4, 0.2, 0.9),
+    }
+    rows = [f"A,{b},{r},{s},{c},{i},{x},10" for (b, r), (c, i, x) in cells.items() for s in (0, 1)]
     (tmp_path / "made.csv").write_text("arm,beta,rate,seed,chair_s,chair_i,recall,words\n" + "\n".join(rows) + "\n")
     assert draw.grid_map(draw.read("made", tmp_path), "A", "beta", "rate") == [
         "| A: beta \\ rate | 1e-5 | 1e-4 |",
         "|---|---|---|",
-        "| 0.5 | – | 30.0 / 90.0 / 10.00 |",
+        "| 0.5 | 40.0 / 90.0 / 10.00 | 30.0 / 90.0 / 10.00 |",
         "| 1 | 10.0 / 50.0 / 10.00 ↓ | 20.0 / 95.0 / 10.00 ★ |",
     ]
 
