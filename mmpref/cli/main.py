@@ -85,13 +85,21 @@ def demo(
     cpu_threads: Annotated[
         int, typer.Option(min=1, help="CPU threads. More can be faster on an idle machine; the last digits change.")
     ] = 1,
+    model: Annotated[str, typer.Option(help="Architecture of the tiny model: llava or qwen2_vl.")] = "llava",
+    themes: Annotated[
+        int, typer.Option(help="Themes of a scene: with 2, scenes and captions are nearly twice as long.")
+    ] = 1,
+    until: Annotated[
+        str, typer.Option(help="What the demo ends with: world, start (the model that methods start from) or report.")
+    ] = "report",
 ) -> None:
     """The whole story on an embedded world: learn to see, make things up, stop making things up."""
-    from mmpref.demo.pipeline import run_demo
+    from mmpref.demo.pipeline import DemoSettings, run_demo
     from mmpref.files.locking import only_writer
 
+    settings = DemoSettings(seed=seed, scale=scale, threads=cpu_threads, model=model, themes=themes, until=until)
     with only_writer(out, "choose another --out"):
-        run_demo(out, seed=seed, scale=scale, threads=cpu_threads)
+        run_demo(out, settings)
 
 
 app.command("train")(train)

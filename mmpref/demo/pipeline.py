@@ -1,9 +1,9 @@
 """``mmpref demo``: the whole story on the embedded world, told by the public commands.
 
-world -> a tiny model -> it learns to see -> it learns to talk -> it takes on the habit of its annotators and makes
-things up -> it is preference-trained in four ways from that same start -> every model answers the benchmarks -> report.
-Training is ``training.run.train`` on the shipped ``demo_*`` recipes, answering and scoring is ``evals``, the page is
-``report``: nothing here trains or scores by a way of its own.
+world -> a tiny model (LLaVA or Qwen2-VL) -> it learns to see -> it learns to talk -> it takes on the habit of its
+annotators and makes things up -> it is preference-trained in four ways from that same start -> every model answers the
+benchmarks -> report. Training is ``training.run.train`` on the shipped ``demo_*`` recipes, answering and scoring is
+``evals``, the page is ``report``: nothing here trains or scores by a way of its own.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from mmpref.demo.scenes import refuse_themes
 from mmpref.demo.seeing import GATE, learn_to_see
-from mmpref.demo.tiny_models import build_tiny_llava
+from mmpref.demo.tiny_models import LONGEST_ANSWER, build_tiny_llava
+from mmpref.demo.tiny_qwen2_vl import build_tiny_qwen2_vl
 from mmpref.demo.world import QuestionFiles, WorldFiles, WorldSizes, make_world
 from mmpref.errors import ConfigError, EvalIncompleteError
 from mmpref.evals import EvalSettings, evaluate
@@ -35,9 +38,12 @@ from mmpref.rundir.locking import writing_alone
 from mmpref.terminal import DemoDisplay, print_table
 from mmpref.training.run.callbacks import RunCallbacks
 from mmpref.training.run.run import train
+from mmpref.yaml_text import did_you_mean
 
 MARKER = "demo.json"
 START = "SFT (start)"
+MODELS = {"llava": build_tiny_llava, "qwen2_vl": build_tiny_qwen2_vl}
+ENDS = ("world", "start", "report")  # what the demo can end with
 METHODS = {"sft_chosen": "SFT on chosen", "dpo": "DPO", "uni_dpo": "Uni-DPO", "adadpo": "AdaDPO"}
 
 # Gates on validation scenes, as fractions. A model that cannot talk about what it sees must not take on the habit, and
@@ -47,7 +53,6 @@ TALKS = {"pope accuracy": 0.80, "recall": 0.75}
 SEES_WELL = {"pope accuracy": 0.80, "recall": 0.90}
 MAKES_THINGS_UP = {"chair_s": 0.25}
 MAX_SEE_ROUNDS = 4
-LONGEST_ANSWER = 48  # tokens; the longest truthful caption of this world has about 30
 _BATCH_SIZE = 64  # questions answered together; the figures of the demo were made with it
 
 # Stages and their usual share of the time, for the estimate of what is left.
@@ -62,25 +67,62 @@ STAGES = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSettings:
+    """Which demo it is.
+
+    Attributes:
+        seed: changes the world, the model and the pairs.
+        scale: share of the full size; below 1 the gates are not applied, because so little training cannot pass them.
+        threads: CPU threads, of every stage: the last digits of a sum change with their number.
+        model: which tiny model, a name of `MODELS`.
+        themes: of each scene, 1 or 2; two make scenes and captions nearly twice as long.
+        until: what it ends with, a name of `ENDS`: the world; the start model, which is what sweeps need; the report.
+
+    Raises:
+        ConfigError: a name is not one of those, or a scene cannot have so many themes.
+    """
+
+    seed: int
+    scale: float = 1.0
+    threads: int = 1
+    model: str = "llava"
+    themes: int = 1
+    until: str = "report"
+
+    def __post_init__(self) -> None:
+        _refuse_unknown("--model", self.model, tuple(MODELS))
+        _refuse_unknown("--until", self.until, ENDS)
+        refuse_themes(self.themes)
+
+
 class Demo:
     """One demo in one folder: its world, its models, its runs."""
 
-    def __init__(self, out: Path, *, seed: int, scale: float, threads: int, display: DemoDisplay) -> None:
+    def __init__(self, out: Path, settings: DemoSettings, display: DemoDisplay) -> None:
         self.out = out
-        self.seed = seed
-        self.scale = scale
-        self.threads = threads
+        self.seed = settings.seed
+        self.scale = settings.scale
+        self.threads = settings.threads
+        self.settings = settings
         self.display = display
-        self.gated = scale >= 1
+        self.gated = settings.scale >= 1
         self.files = WorldFiles.under(out / "world")
 
     # ---- the stages -------------------------------------------------------------------------------------------
 
     def run(self) -> Path:
-        """All stages; returns the report."""
+        """All stages up to the last one asked for; returns what that one made: world, start model or report."""
         self.display.begin("drawing the world")
-        make_world(self.files.root, seed=self.seed, sizes=self._sizes())
-        build_tiny_llava(self.out / "models" / "untrained", seed=self.seed)
+        make_world(self.files.root, seed=self.seed, sizes=self._sizes(), themes=self.settings.themes)
+        if self.settings.until == "world":
+            return self.files.root
+        start = self._make_start_model()
+        return start.model if self.settings.until == "start" else self._compare_methods(start)
+
+    def _make_start_model(self) -> RunDir:
+        """From random weights to the model that the methods start from."""
+        MODELS[self.settings.model](self.out / "models" / "untrained", seed=self.seed)
         self.display.begin("learning to see")
         learn_to_see(
             self.out / "models" / "untrained",
@@ -90,8 +132,10 @@ class Demo:
             progress=self.display.within,
             gate=GATE if self.gated else 0.0,
         )
-        talking = self._learn_to_talk(self.out / "models" / "seeing")
-        start = self._take_on_the_habit(talking)
+        return self._take_on_the_habit(self._learn_to_talk(self.out / "models" / "seeing"))
+
+    def _compare_methods(self, start: RunDir) -> Path:
+        """Preference-train the start model, ask every model on held-out scenes, and report."""
         runs = {START: start}
         for name, label in METHODS.items():
             self.display.begin(f"training {label}")
@@ -196,14 +240,12 @@ class Demo:
         return replace(full, **{name: max(12, round(count * self.scale)) for name, count in counts.items()})
 
 
-def run_demo(out: Path, *, seed: int, scale: float = 1.0, threads: int = 1) -> Path:
-    """Run the demo into a folder, made anew; returns the report.
+def run_demo(out: Path, settings: DemoSettings) -> Path:
+    """Run the demo into a folder, made anew; returns what it ends with: the report, or a folder.
 
     Args:
         out: an empty or missing folder, or one that holds an earlier demo.
-        seed: changes the world, the model and the pairs.
-        scale: share of the full size; below 1 the gates are not applied, because so little training cannot pass them.
-        threads: CPU threads, of every stage: the last digits of a sum change with their number.
+        settings: which demo.
 
     Raises:
         ConfigError: the folder holds something else.
@@ -211,21 +253,35 @@ def run_demo(out: Path, *, seed: int, scale: float = 1.0, threads: int = 1) -> P
         EvalIncompleteError: the model failed a gate, so that comparing methods on it would mean nothing.
     """
     begun = time.monotonic()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads)
     disable_progress_bar()  # of transformers, one for each of a dozen small models; the demo has its own
     out = real_path(out)
-    facts = {"seed": seed, "scale": scale, "versions": versions()}
+    chosen = {name: getattr(settings, name) for name in ("seed", "scale", "model", "themes", "until")}
+    facts = {**chosen, "versions": versions()}
     _refuse_other_content(out)
-    with DemoDisplay(STAGES) as display, writing_alone(out, display.say, "--out"):
+    with DemoDisplay(_stages(settings.until)) as display, writing_alone(out, display.say, "--out"):
         _clear(out)
         write_json(out / MARKER, {"state": "running", **facts})
-        page = Demo(out, seed=seed, scale=scale, threads=threads, display=display).run()
+        made = Demo(out, settings, display).run()
         seconds = time.monotonic() - begun
         write_json(out / MARKER, {"state": "complete", "seconds": round(seconds, 1), **facts})
+        what = {"world": "world", "start": "start model", "report": "report"}[settings.until]
         display.say(
-            f"\nreport: {page}\nmade in {seconds:.0f} seconds; every step can be run again by hand, see docs/demo.md"
+            f"\n{what}: {made}\nmade in {seconds:.0f} seconds; every step can be run again by hand, see docs/demo.md"
         )
-    return page
+    return made
+
+
+def _stages(until: str) -> Sequence[tuple[str, float]]:
+    return STAGES[: {"world": 1, "start": 4}.get(until)]
+
+
+def _refuse_unknown(option: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        near = did_you_mean(given, known)
+        raise ConfigError(
+            f"{option} {given}: unknown{near}; it is one of {', '.join(known)}: write `{option}={known[-1]}`"
+        )
 
 
 def _refuse_other_content(out: Path) -> None:

@@ -1,7 +1,8 @@
 """Scenes: what may stand where, and what usually stands together. No images and no words here.
 
 A scene is a 3x3 grid of cells; two to five of them hold one coloured thing each, and no kind comes twice. Things belong
-to themes in which some usually come together (a plate with a fork, a tree with a bench). Lengths are pixels.
+to themes in which some usually come together (a plate with a fork, a tree with a bench). A scene of two themes has four
+to nine things, and so nearly twice as much to say. Lengths are pixels.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from mmpref.errors import ConfigError
 
 GRID = 3  # cells per side
 CELL = 24  # pixels per cell side; also the patch side of the tiny model, so that one patch sees one cell
@@ -42,6 +45,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 P_COMPANION = 0.7  # an anchor brings its companion
 P_STRANGER = 0.35  # one thing of another theme
+MOST_THEMES = 2  # of a scene: the things of three would not all find a cell
+FEWEST_PER_THEME = 2  # things of a scene, for each of its themes
 
 Mention = tuple[str, str]  # (colour, kind)
 
@@ -63,7 +68,7 @@ class Scene:
     name: str
     split: str
     seed: int
-    theme: str
+    theme: str  # `kitchen`; of two, `kitchen and park`
     things: tuple[Thing, ...]  # in reading order
     _by_kind: dict[str, Thing] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -103,12 +108,12 @@ class Scene:
         return [PARTNER[thing.kind] for thing in self.things if PARTNER[thing.kind] not in self.kinds]
 
 
-def _sample_kinds(rng: Random) -> tuple[str, list[str]]:
-    """A theme and two to five different kinds that stand together."""
+def _sample_kinds(rng: Random, themes: int) -> tuple[str, list[str]]:
+    """A theme and two to five different kinds that stand together; of two themes, four to nine kinds."""
     while True:
-        theme = rng.choice(sorted(THEMES))
+        chosen = [rng.choice(sorted(THEMES))] if themes == 1 else sorted(rng.sample(sorted(THEMES), themes))
         kinds: list[str] = []
-        for anchor, companion in THEMES[theme]:
+        for anchor, companion in (pair for theme in chosen for pair in THEMES[theme]):
             if rng.random() < 0.6:
                 kinds.append(anchor)
                 if rng.random() < P_COMPANION:
@@ -116,13 +121,15 @@ def _sample_kinds(rng: Random) -> tuple[str, list[str]]:
             elif rng.random() < 0.1:
                 kinds.append(companion)
         if rng.random() < P_STRANGER:
-            kinds.append(rng.choice([k for t, pairs in THEMES.items() if t != theme for pair in pairs for k in pair]))
-        if len(kinds) >= 2:
-            return theme, kinds
+            kinds.append(
+                rng.choice([k for t, pairs in THEMES.items() if t not in chosen for pair in pairs for k in pair])
+            )
+        if len(kinds) >= FEWEST_PER_THEME * themes:
+            return " and ".join(chosen), kinds
 
 
-def _sample_scene(rng: Random, name: str, split: str) -> Scene:
-    theme, kinds = _sample_kinds(rng)
+def _sample_scene(rng: Random, name: str, split: str, themes: int) -> Scene:
+    theme, kinds = _sample_kinds(rng, themes)
     cells = sorted(rng.sample(range(GRID * GRID), len(kinds)))
     rng.shuffle(kinds)
     things = []
@@ -135,19 +142,38 @@ def _sample_scene(rng: Random, name: str, split: str) -> Scene:
     return Scene(name=name, split=split, seed=rng.getrandbits(32), theme=theme, things=tuple(things))
 
 
-def make_scenes(seed: int, counts: dict[str, int]) -> dict[str, list[Scene]]:
-    """Scenes of every split; no signature comes twice, neither within a split nor across splits."""
+def make_scenes(seed: int, counts: dict[str, int], *, themes: int = 1) -> dict[str, list[Scene]]:
+    """Scenes of every split; no signature comes twice, neither within a split nor across splits.
+
+    Args:
+        counts: split -> scenes.
+        themes: of each scene, 1 or 2. Two give 5.5 things a scene on average where one gives 3.1.
+
+    Raises:
+        ConfigError: `themes` is not 1 or 2.
+    """
+    refuse_themes(themes)
     taken: set[frozenset[tuple[int, str, str]]] = set()
     made: dict[str, list[Scene]] = {}
     for split, count in counts.items():
         rng = Random(f"{seed}/{split}/scenes")
         made[split] = []
         while len(made[split]) < count:
-            scene = _sample_scene(rng, f"{split}_{len(made[split]) + 1:06d}", split)
+            scene = _sample_scene(rng, f"{split}_{len(made[split]) + 1:06d}", split, themes)
             if scene.signature not in taken:
                 taken.add(scene.signature)
                 made[split].append(scene)
     return made
+
+
+def refuse_themes(themes: int) -> None:
+    """Refuse a number of themes that no scene can have.
+
+    Raises:
+        ConfigError: `themes` is not 1 or 2.
+    """
+    if not 1 <= themes <= MOST_THEMES:
+        raise ConfigError(f"--themes {themes}: a scene has 1 theme or {MOST_THEMES}; write `--themes={MOST_THEMES}`")
 
 
 def load_scenes(path: Path) -> dict[str, Scene]:

@@ -7,7 +7,8 @@ colour, or the word ``nothing`` for an empty cell. This uses the ground truth of
 stage sees; the language model is not touched. How long it runs is decided by skill on validation scenes, not by a
 number of steps.
 
-Shapes: B images, C cells of an image (= image tokens), D width of the language model.
+Shapes: B images, C cells of an image (= image tokens), D width of the language model, P patches of an image where the
+processor cuts it up (Qwen2-VL: four patches a cell, which its merger makes one token).
 """
 
 from __future__ import annotations
@@ -58,17 +59,20 @@ class SeeingResult:
 
 
 class Cells(Dataset[dict[str, Tensor]]):
-    """Images with what stands in each cell: `kinds` and `colours` are [C] indices, EMPTY being the last of either."""
+    """Images with what stands in each cell: `kinds` and `colours` are [C] indices, EMPTY being the last of either.
+
+    `pixels` is [N, 3, side, side], or [N, P, numbers of a patch] of a processor that cuts images up; `grids` is then
+    [N, 3], the patches of an image in time, height and width, else None.
+    """
 
     def __init__(self, scenes: Sequence[Scene], processor: Any) -> None:
-        self.pixels = torch.cat(
-            [
-                processor.image_processor(images=[draw_scene(scene) for scene in part], return_tensors="pt")[
-                    "pixel_values"
-                ]
-                for part in _parts(scenes, 64)
-            ]
-        )  # [N, 3, side, side]
+        parts = [
+            processor.image_processor(images=[draw_scene(scene) for scene in part], return_tensors="pt")
+            for part in _parts(scenes, 64)
+        ]
+        pixels = torch.cat([part["pixel_values"] for part in parts])
+        self.grids = torch.cat([part["image_grid_thw"] for part in parts]) if "image_grid_thw" in parts[0] else None
+        self.pixels = pixels if self.grids is None else pixels.unflatten(0, (len(scenes), -1))
         self.kinds = torch.full((len(scenes), GRID * GRID), len(KINDS))
         self.colours = torch.full((len(scenes), GRID * GRID), len(COLOURS))
         colours = list(COLOURS)
@@ -81,7 +85,8 @@ class Cells(Dataset[dict[str, Tensor]]):
         return len(self.pixels)
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return {"pixel_values": self.pixels[row], "kinds": self.kinds[row], "colours": self.colours[row]}
+        grid = {} if self.grids is None else {"grids": self.grids[row]}
+        return {"pixels": self.pixels[row], "kinds": self.kinds[row], "colours": self.colours[row], **grid}
 
 
 class Words:
@@ -117,7 +122,7 @@ class SeeingTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        patches = project(model, inputs["pixel_values"])
+        patches = project(model, inputs["pixels"], inputs.get("grids"))
         meant = self.words.of(inputs["kinds"], inputs["colours"])
         apart = 1 - F.cosine_similarity(patches, meant, dim=-1)  # [B, C]
         empty = inputs["kinds"] == len(KINDS)
@@ -151,16 +156,25 @@ class SkillGate(TrainerCallback):
             )
 
 
-def project(model: Any, pixels: Tensor) -> Tensor:
-    """Images [B, 3, side, side] as the image tokens that the language model gets, [B, C, D]."""
-    tokens: Tensor = torch.stack(list(model.get_image_features(pixel_values=pixels).pooler_output))
+def project(model: Any, pixels: Tensor, grids: Tensor | None = None) -> Tensor:
+    """Images as the image tokens that the language model gets, [B, C, D].
+
+    Args:
+        pixels: [B, 3, side, side], or with `grids` [B, P, numbers of a patch].
+        grids: [B, 3], see :class:`Cells`.
+    """
+    images = {"pixel_values": pixels} if grids is None else {"pixel_values": pixels.flatten(0, 1)}
+    if grids is not None:
+        images["image_grid_thw"] = grids
+    tokens: Tensor = torch.stack(list(model.get_image_features(**images).pooler_output))
     return tokens
 
 
 @torch.no_grad()
 def read_cells(model: nn.Module, cells: Cells, words: Words, *, steps: int) -> SeeingResult:
     """Read every cell as its nearest words and compare with the truth."""
-    patches = torch.cat([project(model, pixels) for pixels in cells.pixels.split(128)])
+    grids = [None] * len(cells) if cells.grids is None else cells.grids.split(128)
+    patches = torch.cat([project(model, *images) for images in zip(cells.pixels.split(128), grids, strict=False)])
     kinds = (F.normalize(patches, dim=-1) @ F.normalize(words.kinds, dim=-1).T).argmax(-1)  # [N, C]
     colours = (patches @ words.colours[:-1].T).argmax(-1)
     empty = cells.kinds == len(KINDS)
@@ -185,7 +199,7 @@ def learn_to_see(
     """Train tower and projector of the model in `model_dir` until they read validation scenes; write it to `out_dir`.
 
     Args:
-        model_dir: a model as `build_tiny_llava` writes it.
+        model_dir: a model as `build_tiny_llava` or `build_tiny_qwen2_vl` writes it.
         world_dir: a world as `make_world` writes it; training scenes are learned from, validation scenes decide.
         out_dir: must not exist, or be an empty folder.
         seed: order of the images.
@@ -201,7 +215,7 @@ def learn_to_see(
     loaded = load(model_dir, LoadSettings(dtype="float32"), trainable=True)
     model: Any = loaded.model
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("vision_tower" in name or "multi_modal_projector" in name)
+        parameter.requires_grad_(loaded.family.part_of(name) in ("vision", "projector"))
     scenes = list(load_scenes(WorldFiles.under(world_dir).scenes).values())
     train, validation = ([scene for scene in scenes if scene.split == split] for split in ("train", "validation"))
     if not train or not validation:

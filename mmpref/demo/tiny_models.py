@@ -2,11 +2,13 @@
 
 `LlavaForConditionalGeneration` (CLIP tower, projector, Llama) with a `LlavaProcessor`, a PIL image processor, a word
 tokenizer and a chat template. It is saved like any checkpoint, so `AutoProcessor` and `AutoModelForImageTextToText`
-load it with no knowledge of this file. It knows nothing until it is trained.
+load it with no knowledge of this file. It knows nothing until it is trained. The tokenizer is also that of
+`tiny_qwen2_vl`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +28,47 @@ from transformers import (
 from mmpref.demo.annotate import vocabulary
 from mmpref.demo.scenes import CELL, GRID, SIDE
 
-SPECIAL_TOKENS = ("<pad>", "<unk>", "<eos>", "<image>", "<system>", "<user>", "<assistant>")
+CONTROL_TOKENS = ("<pad>", "<unk>", "<eos>")
+ROLE_TOKENS = {"system_token": "<system>", "user_token": "<user>", "assistant_token": "<assistant>"}
+IMAGE_TOKENS = {"image_token": "<image>"}
+SPECIAL_TOKENS = (*CONTROL_TOKENS, *IMAGE_TOKENS.values(), *ROLE_TOKENS.values())
 
-# One turn is `<role> text`, with `<eos>` after an assistant's; an image part stands for the image's patches. Tokens
-# are whole words, so the prompt with its closing `<assistant>` is an exact token prefix of the prompt with the answer.
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{{- '<' + message['role'] + '>' -}}"
-    "{%- if message['content'] is string -%}{{- ' ' + message['content'] -}}"
-    "{%- else -%}{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}{{- ' <image>' -}}{%- else -%}{{- ' ' + part['text'] -}}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}"
-    "{%- if message['role'] == 'assistant' -%}{{- ' <eos>' -}}{%- endif -%}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}"
-)
+LONGEST_ANSWER = 48  # tokens; the longest truthful caption of this world has about 30
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word of the world, plus punctuation; case is ignored and any other word becomes `<unk>`."""
-    ids = {token: number for number, token in enumerate((*SPECIAL_TOKENS, *vocabulary()))}
+def chat_template(image: str) -> str:
+    """Turns as `<role> text`, with `<eos>` after an assistant's; `image` stands where an image is.
+
+    Tokens are whole words, so the prompt with its closing `<assistant>` is an exact token prefix of the prompt with the
+    answer.
+    """
+    return (
+        "{%- for message in messages -%}"
+        "{{- '<' + message['role'] + '>' -}}"
+        "{%- if message['content'] is string -%}{{- ' ' + message['content'] -}}"
+        "{%- else -%}{%- for part in message['content'] -%}"
+        "{%- if part['type'] == 'image' -%}{{- ' IMAGE' -}}{%- else -%}{{- ' ' + part['text'] -}}{%- endif -%}"
+        "{%- endfor -%}{%- endif -%}"
+        "{%- if message['role'] == 'assistant' -%}{{- ' <eos>' -}}{%- endif -%}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}"
+    ).replace("IMAGE", image)
+
+
+CHAT_TEMPLATE = chat_template("<image>")
+
+
+def build_tokenizer(
+    image_tokens: Mapping[str, str] = IMAGE_TOKENS, template: str = CHAT_TEMPLATE
+) -> PreTrainedTokenizerFast:
+    """One token a word of the world, plus punctuation; case is ignored and any other word becomes `<unk>`.
+
+    Args:
+        image_tokens: the tokens around and in place of images, by the names under which the processor looks for them.
+        template: the chat template, which writes them.
+    """
+    special = (*CONTROL_TOKENS, *image_tokens.values(), *ROLE_TOKENS.values())
+    ids = {token: number for number, token in enumerate((*special, *vocabulary()))}
     core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     # ``cup?`` is two words; the text of an answer is words joined by single spaces, which is also how it is decoded.
@@ -55,14 +78,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         unk_token="<unk>",
         eos_token="<eos>",
-        extra_special_tokens={
-            "image_token": "<image>",
-            "system_token": "<system>",
-            "user_token": "<user>",
-            "assistant_token": "<assistant>",
-        },
+        extra_special_tokens={**image_tokens, **ROLE_TOKENS},
         clean_up_tokenization_spaces=False,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=template,
         model_max_length=512,
     )
 
@@ -133,7 +151,10 @@ def build_tiny_llava(out: Path, *, seed: int) -> None:
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(tiny_llava_config(tokenizer))
     model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False, max_new_tokens=48
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+        max_new_tokens=LONGEST_ANSWER,
     )
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)

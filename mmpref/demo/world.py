@@ -204,10 +204,16 @@ def _write_benchmarks(
     _write_jsonl(files.chair_prompts, prompts)
 
 
-def make_world(out: Path, *, seed: int, sizes: WorldSizes | None = None) -> WorldFiles:
+def make_world(out: Path, *, seed: int, sizes: WorldSizes | None = None, themes: int = 1) -> WorldFiles:
     """Write the whole world under `out`: images, supervised rows, preference pairs and benchmarks.
 
-    The same seed and sizes give byte-identical text files and pixel-identical images.
+    The same seed, sizes and themes give byte-identical text files and pixel-identical images.
+
+    Args:
+        themes: of each scene; two make scenes, and so captions, nearly twice as long.
+
+    Raises:
+        ConfigError: `themes` is not 1 or 2.
     """
     sizes = sizes or WorldSizes()
     files = WorldFiles.under(out)
@@ -215,7 +221,8 @@ def make_world(out: Path, *, seed: int, sizes: WorldSizes | None = None) -> Worl
     (out / "validation").mkdir(exist_ok=True)
 
     training = sizes.see_images + sizes.habit_images + sizes.pairs
-    scenes = make_scenes(seed, {"train": training, "validation": sizes.validation, "heldout": sizes.heldout})
+    counts_of_scenes = {"train": training, "validation": sizes.validation, "heldout": sizes.heldout}
+    scenes = make_scenes(seed, counts_of_scenes, themes=themes)
     everything = [scene for split in scenes.values() for scene in split]
     for scene in everything:
         draw_scene(scene).save(out / scene.image, compress_level=1)
@@ -266,6 +273,7 @@ def make_world(out: Path, *, seed: int, sizes: WorldSizes | None = None) -> Worl
         "mmpref": __version__,
         "sizes": asdict(sizes),
         "rows": counts,
+        **({} if themes == 1 else {"themes": themes}),
     }
     files.world.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return files

@@ -110,6 +110,36 @@ def test_saved_answers_score_to_the_same_numbers_without_a_model(demo: Path, tmp
     assert json.loads((tmp_path / "r.json").read_text())["metrics"] == results(chair)["metrics"]
 
 
+@pytest.mark.parametrize("until", ["world", pytest.param("start", marks=pytest.mark.slow)])
+def test_a_demo_ends_where_it_is_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str], until: str) -> None:
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--scale", SCALE, "--themes", "2", "--until", until]) == 0
+    facts = json.loads((out / "demo.json").read_text())
+    assert (facts["state"], facts["until"], facts["themes"], facts["model"]) == ("complete", until, 2, "llava")
+    made = {"world": "world", "start": "runs/habit/model"}[until]
+    assert (out / made).is_dir()
+    assert f"{out / made}" in capsys.readouterr().out.replace("\n", "")
+    runs = sorted(run.name for run in out.glob("runs/*"))
+    assert runs == {"world": [], "start": ["habit", "see_1"]}[until]
+    assert not (out / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_same_story_on_a_qwen2_vl_that_says_more(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    asked = ["--model", "qwen2_vl", "--themes", "2"]
+    assert main(["demo", "--out", str(out), "--scale", SCALE, "--seed", "3", *asked]) == 0
+    assert json.loads((out / "demo.json").read_text())["model"] == "qwen2_vl"
+    for name in RUNS:
+        config = json.loads((out / "runs" / name / "model" / "config.json").read_text())
+        assert config["model_type"] == "qwen2_vl"
+        assert results(out / "runs" / name / "evals" / "chair")["n"] == 12
+    table = results(out)
+    assert isinstance(table["runs"], list)
+    assert len(table["runs"]) == 5
+    assert (out / "report.html").is_file()
+
+
 def test_a_report_of_any_runs_can_be_made_again(demo: Path, tmp_path: Path) -> None:
     runs = [str(demo / "runs" / name) for name in ("dpo", "adadpo")]
     assert main(["report", *runs, "--out", str(tmp_path / "p.html"), "--image-root", str(demo / "world")]) == 0

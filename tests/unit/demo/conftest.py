@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmpref.demo.tiny_models import build_tiny_llava
+from mmpref.demo.tiny_qwen2_vl import build_tiny_qwen2_vl
 from mmpref.demo.world import WorldFiles, WorldSizes, make_world
 
 SMALL = WorldSizes(
@@ -33,4 +34,11 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> WorldFiles:
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "untrained"
     build_tiny_llava(folder, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def untrained_qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "untrained_qwen2_vl"
+    build_tiny_qwen2_vl(folder, seed=3)
     return folder

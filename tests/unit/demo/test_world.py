@@ -20,6 +20,7 @@ from mmpref.demo import annotate
 from mmpref.demo.questions import Companionship
 from mmpref.demo.scenes import CELL, COLOURS, COMPANION, KINDS, SIDE, THEMES, Scene, Thing, load_scenes, make_scenes
 from mmpref.demo.world import QuestionFiles, WorldFiles, WorldSizes, draw_scene, make_world
+from mmpref.errors import ConfigError
 
 TINY = WorldSizes(
     see_images=6,
@@ -171,6 +172,44 @@ def test_companions_come_together_as_advertised() -> None:
     assert 0.38 < missing < 0.55  # room for habit to be wrong
     strangers = mean(any(thing.kind not in sum(THEMES[scene.theme], ()) for thing in scene.things) for scene in scenes)
     assert 0.3 < strangers < 0.6
+
+
+def test_scenes_of_two_themes_have_nearly_twice_as_much_to_say() -> None:
+    one, two = (make_scenes(0, {"train": 2000}, themes=themes)["train"] for themes in (1, 2))
+    assert make_scenes(0, {"train": 2000})["train"] == one
+    for scene in two:
+        first, second = scene.theme.split(" and ")
+        assert first != second
+        assert 4 <= len(scene.things) <= 9
+        cells = [thing.cell for thing in scene.things]
+        assert cells == sorted(set(cells))
+        strangers = [thing.kind for thing in scene.things if thing.kind not in sum(THEMES[first] + THEMES[second], ())]
+        assert len(strangers) <= 1
+    words = [mean(len(annotate.caption(scene.mentions()).split()) for scene in scenes) for scenes in (one, two)]
+    assert words == pytest.approx([12.2, 21.9], abs=0.3)
+    assert 0.55 < mean(bool(scene.missing_companions()) for scene in two) < 0.7
+
+
+def test_a_world_of_two_themes_has_all_its_files_and_says_so(tmp_path: Path) -> None:
+    files = make_world(tmp_path, seed=5, sizes=TINY, themes=2)
+    assert json.loads(files.world.read_text())["themes"] == 2
+    scenes = load_scenes(files.scenes)
+    for row in read_rows(files.pairs):
+        better, worse = row["meta"]["honest_scores"]
+        scene = scene_of(row, scenes)
+        if row["meta"]["task"] == "caption" and row["meta"]["label"] == "clean":
+            assert row["chosen"] == annotate.caption(scene.mentions())
+            assert better > worse
+    for way in WAYS:
+        for row in read_rows(getattr(files.heldout, way)):
+            asked = row["text"].removeprefix("is there a ").removesuffix(" ?")
+            assert (asked in scene_of(row, scenes).kinds) == (row["label"] == "yes")
+
+
+@pytest.mark.parametrize("themes", [0, 3])
+def test_a_scene_of_no_theme_or_of_three_is_refused(tmp_path: Path, themes: int) -> None:
+    with pytest.raises(ConfigError, match=f"--themes {themes}: a scene has 1 theme or 2; write `--themes=2`"):
+        make_world(tmp_path / "world", seed=5, sizes=TINY, themes=themes)
 
 
 @pytest.mark.parametrize("split", ["validation", "heldout"])
