@@ -258,6 +258,10 @@ def report(
         str | None,
         typer.Option(help="Of a sweep: the one or two axes of its maps, as beta,learning_rate."),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write the page again whenever the runs changed, until all of them ended.")
+    ] = False,
+    every: Annotated[float | None, typer.Option(help="With --watch: seconds between two looks; default 10.")] = None,
 ) -> None:
     """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
     from mmpref.files.locking import only_writer
@@ -268,6 +272,10 @@ def report(
     from mmpref.report.sweep.page import refuse_among_runs, refuse_other_endings, write_sweep_report
     from mmpref.report.table_files import table_writer, write_table
 
+    if every is not None and not watch:
+        raise ConfigError("--every goes with --watch; add it")
+    if watch and (table != "runs" or any(is_sweep_folder(run) for run in runs)):
+        raise ConfigError("--watch keeps the page of runs up to date: give run folders (of a sweep DIR/cells/NAME)")
     if len(runs) == 1 and is_sweep_folder(runs[0]) and table == "runs":
         for file in out:
             refuse_other_endings(file)
@@ -298,6 +306,18 @@ def report(
             table_writer(file)
     outputs: dict[str, Path | None] = {f"--out ({number})" if number else "--out": f for number, f in enumerate(out)}
     refuse_written_over(outputs, [file for run in runs for file in files_of(run)])
+    if watch:
+        from mmpref.report.page import PageOptions
+        from mmpref.report.watch import Watch
+
+        if len(out) > 1 or out[0].suffix.lower() not in pages:
+            raise ConfigError("--watch keeps one page up to date: give one --out NAME.html")
+        options = PageOptions(title=title, images_root=image_root)
+        watched = Watch(runs, out[0], every=10.0 if every is None else every, options=options, say=typer.echo)
+        with only_writer(out[0], "choose another --out"):
+            watched.run()
+        typer.echo(f"wrote {out[0]}")
+        return
     for file in out:
         with only_writer(file, "choose another --out"):
             if file.suffix.lower() in pages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from mmpref.report.drift import change_in_line
 from mmpref.report.figures.curves import Curve, curve_drawing, curve_figure
@@ -24,6 +25,8 @@ class _Quantity:
     y_range: tuple[float, float] | None = None
     rule_at: float | None = None
     group: str = ""  # quantities of one group share their y axis
+    source: Literal["training", "held_out", "samples"] = "training"
+    times_beta: bool = False
 
 
 def curve_drawings(runs: Sequence[Run]) -> list[Drawing]:
@@ -126,9 +129,70 @@ def _quantities() -> list[_Quantity]:
             )
             for side in ("chosen", "rejected")
         ),
+        *_of_health(),
         *_of_images(),
         *_of_tokens_and_constants(),
     ]
+
+
+def _of_health() -> list[_Quantity]:
+    """Of the distance from the reference, the gradient, and the pairs that are held out."""
+    sampled = "On answers to fixed prompts that the policy sampled itself (train.samples)."
+    return [
+        *(
+            _Quantity(
+                f"kl_{name}",
+                f"KL to the reference, estimator {name}",
+                "nats per answer",
+                f"{sampled} {meaning}",
+                _entry(f"samples/kl_{name}"),
+                rule_at=0.0,
+                group="sampled_kl",
+                source="samples",
+            )
+            for name, meaning in (
+                ("k1", "Mean log-ratio policy to reference: unbiased, and may be below 0."),
+                ("k3", "Of each token's ratio r: r - 1 - log r, never below 0."),
+            )
+        ),
+        _Quantity(
+            "sample_len", "Length of sampled answers", "tokens", sampled, _entry("samples/len"), source="samples"
+        ),
+        _Quantity(
+            "beta_margin",
+            "beta x log-ratio margin",
+            "chosen − rejected",
+            "beta times the difference of the summed log-ratios to the reference: DPO's reward margin, whatever the "
+            "loss makes of it.",
+            _log_ratio_margin,
+            rule_at=0.0,
+            times_beta=True,
+        ),
+        _Quantity("grad_norm", "Gradient norm", "norm", "Before clipping, of one update a point.", _entry("grad_norm")),
+        _Quantity(
+            "held_loss",
+            "Loss of held-out pairs",
+            "loss",
+            "One point an evaluation.",
+            _entry("eval_loss"),
+            source="held_out",
+        ),
+        _Quantity(
+            "held_accuracy",
+            "Reward accuracy of held-out pairs",
+            "share of pairs",
+            "One point an evaluation; before the first step all rewards are equal where there is a reference.",
+            _entry("eval_rewards/accuracies"),
+            y_range=(0.0, 1.03),
+            rule_at=0.5,
+            source="held_out",
+        ),
+    ]
+
+
+def _log_ratio_margin(line: Row) -> float | None:
+    chosen, rejected = change_in_line(line, "chosen"), change_in_line(line, "rejected")
+    return None if chosen is None or rejected is None else chosen - rejected
 
 
 def _of_images() -> list[_Quantity]:
@@ -231,9 +295,13 @@ def _supervised_loss(line: Row) -> float | None:
 
 
 def _curve(run: Run, place: int, quantity: _Quantity) -> Curve | None:
-    points = [(float(line["step"]), quantity.read(line)) for line in run.training_lines()]
+    lines = {"training": run.training_lines, "held_out": run.eval_lines, "samples": lambda: run.log}[quantity.source]()
+    points = [(float(line["step"]), quantity.read(line)) for line in lines]
+    if quantity.times_beta:
+        beta = number(run.recipe_value("loss.beta"))
+        points = [(step, None if value is None or beta is None else beta * value) for step, value in points]
     known = sorted((step, value) for step, value in points if value is not None)
-    if len({step for step, _ in known}) < 2:
+    if len({step for step, _ in known}) < (3 if quantity.source == "held_out" else 2):
         return None
     size = -(-len(known) // MAX_POINTS)  # points averaged into one, so that long runs stay small and readable
     parts = [known[start : start + size] for start in range(0, len(known), size)]

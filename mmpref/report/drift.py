@@ -7,7 +7,7 @@ Only the files with one row per pair give intervals. Values are nats per answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +68,28 @@ def _first(line: Row, patterns: Sequence[str], side: str, prefix: str = "") -> f
     return next((value for value in found if value is not None), None)
 
 
-def _rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
+def _rows(columns: Mapping[str, Sequence[Any]], keep: Callable[[list[float]], set[float]]) -> list[Row]:
+    """The rows of the steps that ``keep`` chooses among all that the columns have."""
     if "step" not in columns or "pair_id" not in columns:
         return []
-    names = list(columns)
-    rows = [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return [_by_label(row) for row in rows if number(row["step"]) is not None]
+    steps = [number(step) for step in columns["step"]]
+    wanted = keep(sorted({step for step in steps if step is not None}))
+    names = [name for name in columns if name in ("step", "pair_id", _OF_SINGLE_ANSWERS, _LABEL) or _is_used(name)]
+    places = [place for place, step in enumerate(steps) if step in wanted]
+    return [_by_label({name: columns[name][place] for name in names}) for place in places]
+
+
+def _is_used(name: str) -> bool:
+    return name.startswith(("logps/", "ref_logps/", "len/", "length/", "weights/effective_len"))
+
+
+def _ends(steps: list[float]) -> set[float]:
+    return {*steps[:1], *steps[-1:]}
+
+
+def _last_quarter(steps: list[float]) -> set[float]:
+    begin = steps[-1] - (steps[-1] - steps[0]) / 4 if steps else 0.0
+    return {step for step in steps if step >= begin}
 
 
 def _by_label(row: Row) -> Row:
@@ -89,7 +105,7 @@ def _by_label(row: Row) -> Row:
 
 
 def _from_held_out_pairs(run: Run) -> Drift | None:
-    rows = _rows(run.eval_pairs)
+    rows = _rows(run.eval_pairs, _ends)
     if not rows:
         return None
     first, last = min(row["step"] for row in rows), max(row["step"] for row in rows)
@@ -141,12 +157,9 @@ def _from_eval_lines(run: Run) -> Drift | None:
 
 
 def _from_training_pairs(run: Run) -> Drift | None:
-    rows = _rows(run.pairs)
+    rows = _rows(run.pairs, _last_quarter)
     if not rows:
         return None
-    steps = [row["step"] for row in rows]
-    begin = max(steps) - (max(steps) - min(steps)) / 4
-    rows = [row for row in rows if row["step"] >= begin]
     by_side = {}
     for side in SIDES:
         found = {f"{row['step']}/{row['pair_id']}": change_in_line(row, side) for row in rows}

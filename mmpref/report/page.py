@@ -13,13 +13,16 @@ from mmpref.errors import ConfigError
 from mmpref.files.writing import write_text
 from mmpref.report.benchmark_page import benchmark_sections
 from mmpref.report.benchmarks import BenchmarkTable, benchmark_tables
+from mmpref.report.cautions import MOST_SHOWN, cautions
 from mmpref.report.cells import Table
 from mmpref.report.compare import comparison_table
+from mmpref.report.cost import cost_section
 from mmpref.report.curves import MAX_POINTS, curve_drawings, thinned
 from mmpref.report.examples import CASES, SHORT, Album, Gallery, choose_examples
 from mmpref.report.figures.canvas import DARK, DASHES, LIGHT, NUM_STYLES
 from mmpref.report.figures.curves import styles_of
 from mmpref.report.figures.outcomes import outcome_drawings
+from mmpref.report.health.section import health_section
 from mmpref.report.html import render
 from mmpref.report.parts import parts_of
 from mmpref.report.provenance import provenance_section
@@ -27,10 +30,37 @@ from mmpref.report.rounds import rounds_section
 from mmpref.report.runs import Run, load_runs
 from mmpref.report.summary import baseline_sentence, summarise, summarise_benchmark
 from mmpref.report.tables import results_section
+from mmpref.report.trained_on import trained_on_section
 from mmpref.statistics import RESAMPLES
 from mmpref.version import __version__
 
 EXAMPLE_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageOptions:
+    """What a user may ask for.
+
+    Attributes:
+        title: heading of the page.
+        images_root: image paths in the results start here; the default is the first recipe's ``data.root``.
+        labels: names to show, by path as given or by folder name.
+        examples: how many images to show.
+    """
+
+    title: str | None = None
+    images_root: Path | None = None
+    labels: Mapping[str, str] | None = None
+    examples: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A page that is written again: a browser reads it again after so many ``seconds``, and ``line`` says how far the
+    runs are."""
+
+    seconds: int
+    line: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +74,7 @@ class Report:
     runs: Sequence[Run]
     table: Table
     gallery: Gallery
+    album: Album
     others: Sequence[BenchmarkTable] = ()
     sections: Sequence[Markup] = ()
     rounds: Markup | None = None
@@ -77,55 +108,92 @@ def build_report(
         ConfigError: a folder is not a run folder, or matplotlib is not installed.
         CheckpointError: ``out`` cannot be written.
     """
-    loaded = load_runs(runs, labels=labels)
+    options = PageOptions(title=title, images_root=images_root, labels=labels, examples=examples)
+    write_text(out, page(read_report(runs, options), out))
+    return out
+
+
+def read_report(runs: Sequence[Path], options: PageOptions) -> Report:
+    """Read run folders and compare them.
+
+    Raises:
+        ConfigError: a folder is not a run folder, or the image root is not a folder.
+    """
+    loaded = load_runs(runs, labels=options.labels)
     table = comparison_table(loaded)
+    images_root = options.images_root
     if images_root is not None and not images_root.is_dir():
         raise ConfigError(
             f"the image root {images_root} is not a folder; set it to the folder that image paths start from"
         )
     album = Album(images_root or _data_root(loaded))
-    gallery = choose_examples(loaded, count=examples, seed=EXAMPLE_SEED, album=album)
     others = benchmark_tables(loaded)
-    report = Report(
+    return Report(
         runs=loaded,
         table=table,
-        gallery=gallery,
+        gallery=choose_examples(loaded, count=options.examples, seed=EXAMPLE_SEED, album=album),
+        album=album,
         others=others,
-        sections=benchmark_sections(others, album, examples=examples),
+        sections=benchmark_sections(others, album, examples=options.examples),
         rounds=rounds_section([Path(path) for path in runs], loaded),
-        title=title,
+        title=options.title,
         images_root=images_root,
     )
-    write_text(out, page(report, out))
-    return out
 
 
-def page(report: Report, out: Path) -> str:
-    """The page's text. Sections without content are left out."""
+def page_without_runs(title: str | None, live: Live, notes: Sequence[str]) -> str:
+    """The page while there is nothing to show yet; ``notes`` say why."""
+    return _page(title, [], [], notes, live)
+
+
+def page(report: Report, out: Path, live: Live | None = None, notes: Sequence[str] = ()) -> str:
+    """The page's text. Sections without content are left out.
+
+    Args:
+        report: what it shows.
+        out: where it will be, for the command that makes it again.
+        live: where it is written again.
+        notes: about runs that are not on it.
+    """
     runs, table = report.runs, report.table
     trained = any(run.manifest for run in runs)
     captions = any(run.chair() or run.pope() for run in runs)
-    sections = [_summary(report)]
+    sections: list[Markup | None] = [trained_on_section(runs), _summary(report)]
     if captions or trained or not report.sections:
         sections.append(results_section(table))
     sections += report.sections
     if report.rounds is not None:
         sections.append(report.rounds)
     if trained:
-        sections.append(_training(runs))
+        sections += [health_section(runs), _training(runs), cost_section(runs)]
     if report.gallery.examples or trained:
         sections.append(_examples(report.gallery))
     sections.append(provenance_section(runs, out, title=report.title, images=report.images_root))
+    differences = [*table.notes, *(note for other in report.others for note in other.notes if "no paired" in note)]
+    lines = [{"swatch": _swatch(place), "label": line.label} for place, line in enumerate(table.lines)]
+    said = [*notes, *cautions(runs, differences)]
+    return _page(report.title, lines, sections, said, live)
+
+
+def _page(
+    title: str | None,
+    lines: Sequence[Mapping[str, object]],
+    sections: Sequence[Markup | None],
+    said: Sequence[str],
+    live: Live | None,
+) -> str:
     parts = parts_of(sections)
     style = resources.files("mmpref.report").joinpath("page.css").read_text(encoding="utf-8")
-    lines = [{"swatch": _swatch(place), "label": line.label} for place, line in enumerate(table.lines)]
     return render(
         "page",
-        title=report.title or "Do they still make things up?",
+        title=title or "Do they still make things up?",
         style=Markup(style + _colour_rules()),
         lines=lines,
         sections=[part.html for part in parts],
         contents=parts,
+        cautions=said,
+        most_cautions=MOST_SHOWN,
+        live=live,
         version=__version__,
     )
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmpref.errors import ConfigError, DataError, library_errors
+from mmpref.errors import ConfigError, DataError
 from mmpref.files.reading import parse_json, read_json, read_text, without_links
 from mmpref.report.evaluation import RESULTS, Evaluation, Row, number
+from mmpref.report.pair_columns import columns_of_running, read_columns
 from mmpref.report.questions import Part, in_order, pope_names, pope_parts, refuse_several_models, refuse_twice
 from mmpref.report.rounds_folder import with_rounds
 from mmpref.rundir.content import MANIFEST, PAIR_TEXTS, SAMPLES
@@ -68,6 +69,23 @@ class Run:
     def eval_lines(self) -> list[Row]:
         """Log lines of evaluations on held-out pairs."""
         return [line for line in self.log if any(str(key).startswith("eval_") for key in line)]
+
+    @property
+    def state(self) -> str | None:
+        """``running``, ``complete``, ``stopped`` or ``failed``, as the manifest says; None where it says nothing."""
+        state = self.manifest.get("state")
+        return state if isinstance(state, str) else None
+
+    @property
+    def last_step(self) -> int:
+        """The last step that a log line is of; 0 without any."""
+        return int(max((number(line.get("step")) or 0 for line in self.log), default=0))
+
+    @property
+    def planned_steps(self) -> int | None:
+        """How many steps the training has in all; None where that is not recorded."""
+        found = number(self.manifest.get("planned_steps")) or number(self.manifest.get("steps"))
+        return int(found) if found else None
 
     def recipe_value(self, dotted: str) -> Any:
         """One value of the recipe by its dotted key; None when it is not there."""
@@ -198,7 +216,8 @@ def _load_training(run: RunDir, label: str) -> Run:
     if state is not None and state != "complete":
         problems.append(f"the run is not complete (state: {state})")
     recipe_text = _read(run.recipe_file, problems) if run.recipe_file.exists() else None
-    log = _rows(run.metrics_file, problems, usable=lambda row: number(row.get("step")) is not None)
+    running = state == "running"
+    log = _rows(run.metrics_file, problems, usable=lambda row: number(row.get("step")) is not None, growing=running)
     read = [load_evaluation(file, problems, str(file.relative_to(folder))) for file in _below(folder / "evals")]
     if elsewhere := [str(file.relative_to(folder)) for file in (folder / RESULTS, *_below(folder)) if file.is_file()]:
         problems.append(f"results outside evals/ are not read: {_cut(elsewhere)}; move them there")
@@ -208,6 +227,7 @@ def _load_training(run: RunDir, label: str) -> Run:
     if not is_ours and not (run.pairs_file.exists() or run.eval_pairs_file.exists()):
         of_others = f"its {MANIFEST} is no run's, and there is no {run.metrics_file.name} and no evals/*/{RESULTS}"
         raise ConfigError(f"{folder} holds nothing that report reads: {of_others}. {_what_is_read(folder)}")
+    pair_log = read_columns if state == "complete" else columns_of_running
     return Run(
         label=label,
         path=folder,
@@ -216,10 +236,10 @@ def _load_training(run: RunDir, label: str) -> Run:
         recipe=_parse_recipe(recipe_text, problems),
         log=log,
         evals=evals,
-        pairs=_columns(run.pairs_file, problems),
-        eval_pairs=_columns(run.eval_pairs_file, problems),
-        pair_texts=_rows(folder / PAIR_TEXTS, problems, usable=lambda row: isinstance(row.get("id"), str)),
-        samples=_rows(folder / SAMPLES, problems, usable=lambda row: number(row.get("step")) is not None),
+        pairs=pair_log(run.pairs_file, problems),
+        eval_pairs=pair_log(run.eval_pairs_file, problems),
+        pair_texts=_rows(folder / PAIR_TEXTS, problems, usable=_is_pair_text),
+        samples=_rows(folder / SAMPLES, problems, usable=_is_sample, growing=running),
         problems=tuple(problems),
     )
 
@@ -269,6 +289,14 @@ def _is_caption(row: Row) -> bool:
     return lists and texts and number(row.get("num_words")) is not None and all(map(_is_mention, row["mentions"]))
 
 
+def _is_pair_text(row: Row) -> bool:
+    return isinstance(row.get("id"), str)
+
+
+def _is_sample(row: Row) -> bool:
+    return number(row.get("step")) is not None
+
+
 def _is_mention(mention: Any) -> bool:
     return isinstance(mention, dict) and isinstance(mention.get("hallucinated"), bool)
 
@@ -285,11 +313,16 @@ def _read(file: Path, problems: list[str]) -> str | None:
         return None
 
 
-def _rows(file: Path, problems: list[str], *, usable: Callable[[Row], bool]) -> tuple[Row, ...]:
-    """The usable JSON objects of a JSON lines file; how many were not is a problem."""
+def _rows(file: Path, problems: list[str], *, usable: Callable[[Row], bool], growing: bool = False) -> tuple[Row, ...]:
+    """The usable JSON objects of a JSON lines file; how many were not is a problem.
+
+    Args:
+        growing: a process appends to it, so that its last line may be half there, which is no problem.
+    """
     text = _read(file, problems) if file.exists() else None
     found, bad = [], 0
-    for line in (text or "").split("\n"):
+    lines = (text or "").split("\n")
+    for line in lines[:-1] if growing else lines:
         if not line.strip():
             continue
         try:
@@ -304,20 +337,3 @@ def _rows(file: Path, problems: list[str], *, usable: Callable[[Row], bool]) -> 
         name = f"{file.parent.name}/{file.name}" if file.name.endswith(ITEMS) else file.name
         problems.append(f"{name}: {bad} of {bad + len(found)} lines cannot be used")
     return tuple(found)
-
-
-def _columns(file: Path, problems: list[str]) -> dict[str, list[Any]]:
-    """A parquet file's columns; nothing when it is not there."""
-    if not file.is_file():
-        return {}
-    import pyarrow.parquet as pq
-
-    try:
-        with library_errors(DataError, f"{file.name} cannot be read", "its curves and examples are left out"):
-            table = pq.read_table(file)
-            table.validate(full=True)  # in a damaged file, offsets may lead anywhere in memory
-            columns: dict[str, list[Any]] = table.to_pydict()
-    except DataError as err:
-        problems.append(str(err))
-        return {}
-    return columns

@@ -201,14 +201,15 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "sweeps": [{"grid"}, {"run"}],
     "report": [
-        {"evaluation", "flags", "html", "parts", "rounds_folder", "text_stats"},
+        {"evaluation", "facts", "flags", "html", "pair_columns", "parts", "rounds_folder", "text_stats"},
         {"cells", "questions"},
         {"differences", "figures", "flips", "runs", "tables"},
-        {"commands", "drift", "examples", "notes"},
+        {"cautions", "commands", "cost", "drift", "examples", "notes", "trained_on"},
         {"compare", "curves", "provenance"},
-        {"benchmarks", "rounds"},
+        {"benchmarks", "health", "rounds"},
         {"benchmark_page", "summary", "table_files"},
-        {"page", "paper", "sweep"},
+        {"page", "paper"},
+        {"sweep", "watch"},
     ],
 }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmpref.rundir.train_log import TrainLog
 from mmpref.training.loss_settings import SettledScore
 from mmpref.training.parallel.world import World
 from mmpref.training.run.callbacks import RunCallbacks
+from mmpref.training.run.cost import Cost
 from mmpref.training.run.data import RunData
 from mmpref.training.run.images import RunImages
 from mmpref.training.run.setup import Setup
@@ -40,6 +42,8 @@ class RunContext:
     """Continue from the newest complete checkpoint."""
     allow_data_change: bool
     """Resume although data files, pairs or library versions are not those of the checkpoint."""
+    begun: float = field(default_factory=time.monotonic)
+    """When the run began, by ``time.monotonic()``."""
 
     @property
     def run(self) -> RunDir:
@@ -76,6 +80,8 @@ class LoadedRun:
     loss_line: str
     groups_line: str | None
     """What ``train.group_pairs`` does to the order of its pairs; None where there is nothing to say."""
+    cost: Cost
+    """What it takes, for the manifest."""
 
     @property
     def context(self) -> RunContext:

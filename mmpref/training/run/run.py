@@ -45,6 +45,7 @@ from mmpref.training.parallel.world import World, init_process_group_on_cpu
 from mmpref.training.precision import describe, describe_saved, resolved
 from mmpref.training.run.callbacks import ProgressCallback, RunCallbacks
 from mmpref.training.run.context import LoadedRun, PreparedRun, RunContext
+from mmpref.training.run.cost import Cost
 from mmpref.training.run.data import load_data
 from mmpref.training.run.facts import facts_at_start, files_in, late_facts, pairs_fact
 from mmpref.training.run.first_step import FirstStep
@@ -209,6 +210,7 @@ def build_trainer(prepared: PreparedRun) -> LoadedRun:
     with explain_oom(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
         trainer = _trainer_of(prepared, setup, facts, logger)
     _add_callbacks(trainer, context, logger)
+    cost = _cost_of(trainer, context)
     return LoadedRun(
         prepared=prepared,
         setup=setup,
@@ -217,7 +219,19 @@ def build_trainer(prepared: PreparedRun) -> LoadedRun:
         facts=facts,
         loss_line=loss_line,
         groups_line=_groups_line(context, trainer),
+        cost=cost,
     )
+
+
+def _cost_of(trainer: PreferenceTrainer, context: RunContext) -> Cost:
+    cost = Cost(
+        context.begun,
+        lambda **facts: context.run.set_state("running", **facts),
+        pairs_done=lambda: trainer.pairs_done,
+        held_out_seconds=lambda: trainer.held_out_seconds,
+    )
+    trainer.add_callback(cost)
+    return cost
 
 
 def _groups_line(context: RunContext, trainer: PreferenceTrainer) -> str | None:
@@ -388,6 +402,8 @@ def _facts_of_result(loaded: LoadedRun) -> dict[str, Any]:
         "parts": as_facts(setup.parts),
         "precision": describe(setup.loaded, recipe, is_deepspeed=world.is_deepspeed),
         "updates_swallowed": loaded.trainer.swallowed.share,
+        "skipped_steps": loaded.trainer.skipped_steps,
+        "cost": loaded.cost.facts(device=context.arguments.device, processes=world.size),
         MODEL_FILES: files_of_model(context.run.model),
     }
 

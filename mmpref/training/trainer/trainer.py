@@ -18,6 +18,7 @@ What differs from the stock Trainer, and nothing else:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -98,6 +99,7 @@ class PreferenceTrainer(Trainer):
         checkpointer: writes and reads checkpoints and the result.
         signals, swallowed: callbacks of the trainer's own.
         pairs_done: trained on by this process since it began, over all ranks.
+        held_out_seconds: that evaluations on held-out pairs took so far.
 
     Raises:
         ConfigError: the objective needs a reference and none is given, or there is nothing to train on.
@@ -143,6 +145,7 @@ class PreferenceTrainer(Trainer):
         trained = (part for p, part in _parts(inputs.model, inputs.collator).items() if p.requires_grad)
         refuse_idle_rates(self._rates, trained)
         self.pairs_done = 0
+        self.held_out_seconds = 0.0
         self._balance = options.router_aux_loss_coef
         self._routers = find_routers(inputs.model) if self._balance else None
         if self._routers is not None:
@@ -400,6 +403,7 @@ class PreferenceTrainer(Trainer):
         model = self._unwrapped
         was_training = model.training
         model.eval()
+        begun = time.monotonic()
         try:
             pairs = getattr(loader.dataset, "pairs", ())
             self.constants.begin_evaluation(lambda: self._parts_of(loader), self._looked_at)
@@ -411,6 +415,7 @@ class PreferenceTrainer(Trainer):
         finally:
             model.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.take().items()}
+        self.held_out_seconds += time.monotonic() - begun
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

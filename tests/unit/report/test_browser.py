@@ -91,7 +91,7 @@ def test_nothing_is_fetched_and_nothing_complains(site, tmp_path):
 def test_the_page_fits_a_phone(site, tmp_path):
     address, _ = site
     found = browse(f"{address}/phone.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
-    assert "fits=true images=16 plots=14 rows=5" in found.stdout
+    assert "fits=true images=16 plots=16 rows=5" in found.stdout
     assert complaints(found.stderr) == []
 
 

@@ -101,7 +101,7 @@ def test_the_page_is_whole_and_alone(page):
 def test_every_panel_is_told_in_words(page):
     outline = Outline(page.read_text())
     told = [a["aria-label"] for name, a in outline.tags if a.get("role") == "img" and name == "div"]
-    assert len(told) == 12 + 2
+    assert len(told) == 14 + 2  # curves, and outcomes
     assert any("Reward margin. DPO from" in words for words in told)
     assert all(a.get("aria-hidden") == "true" for name, a in outline.tags if name == "svg")
 

@@ -1,0 +1,1 @@
+"""Whether a training is healthy: checks with thresholds, held-out pairs, alarms."""
