@@ -19,6 +19,9 @@ from mmpref.rundir.folder import RunDir
 LOOKS_GONE = 3
 """So many looks in a row a folder must be missing before it counts as gone: one that is replaced is missing for one."""
 
+REST = 4.0
+"""A look is followed by a pause of at least so many times its own length."""
+
 Say = Callable[[str], None]
 _State = Literal["waiting", "running", "ended", "gone"]
 _Signature = tuple[tuple[str, int, int], ...]
@@ -89,8 +92,11 @@ class Watch:
             MMPrefError: the page cannot be made of these runs, or not be written.
         """
         try:
+            begun = time.monotonic()
             while not self.look():
-                time.sleep(self._every)
+                # the training may run on the same cores: of one of them the page takes a fifth at most
+                time.sleep(max(self._every, REST * (time.monotonic() - begun)))
+                begun = time.monotonic()
         except (KeyboardInterrupt, Terminated):
             self._leave("no longer live: watching was stopped. ")
             raise
