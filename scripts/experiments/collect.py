@@ -30,6 +30,8 @@ SWEEPS = (
     "uni_dpo_parts",
     "adadpo_parts_2e-4",
     "adadpo_parts_6e-5",
+    "qwen2_vl",
+    "two_themes",
 )
 CHAIR = {"chair_s": "chair_s", "chair_i": "chair_i", "recall": "recall", "words": "mean_length"}
 POPE = {

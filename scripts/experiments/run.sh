@@ -3,7 +3,7 @@
 #
 #   bash scripts/experiments/run.sh [FOLDER]        # FOLDER: experiments
 #
-# Some 350 small trainings and evaluations, each about 20 seconds of one CPU core. Stopped at any time, the same command
+# Some 410 small trainings and evaluations, each about 20 seconds of one CPU core. Stopped at any time, the same command
 # goes on where it was; what is complete is not run again.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -81,6 +81,22 @@ sweep "$captions" --grid beta=0.03,0.1,0.3,1 --grid train.learning_rate=3e-5,6e-
   --arm 'DPO: loss.name=dpo loss.beta={beta}' --arm 'AdaDPO: loss.name=adadpo loss.beta={beta}' \
   --arm 'Uni-DPO: loss.name=uni_dpo loss.uni.tau_good=2.5 loss.beta={beta}e1' \
   --arm 'AdaDPO split: loss.name=adadpo_split loss.beta={beta}' --out grid
+
+# another architecture, and answers nearly twice as long: worlds and start models of their own, in folders of their own
+variant() { # NAME, options of mmpref demo
+  name=$1
+  shift
+  mkdir -p variants/$name/scripts
+  [ -e variants/$name/scripts/experiments ] || ln -s "$here" variants/$name/scripts/experiments
+  for seed in 0 1 2; do
+    [ -d variants/$name/demos/seed_$seed/runs/habit/model ] ||
+      mmpref demo --seed $seed --until start "$@" --out variants/$name/demos/seed_$seed
+  done
+  (cd variants/$name && sweep --grid train.learning_rate=6e-5,2e-4 --grid seed=0,1,2 \
+    --arm "$SFT" --arm "$DPO" --arm "$UNI" --arm "$ADA" --arm "$SPLIT" --out ../../$name)
+}
+variant qwen2_vl --model qwen2_vl
+variant two_themes --themes 2
 
 cd - > /dev/null
 "$python" "$here/collect.py" --work "${1:-experiments}"
