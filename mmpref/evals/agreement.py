@@ -33,7 +33,7 @@ from mmpref.evals.files.verdicts import MAX_SCORE, Correctness, Verdict, read_ve
 from mmpref.evals.scoring import benchmark_named, refuse_without_needed, with_defaults
 from mmpref.files.rows import Source, choose, row_id
 from mmpref.records import Answer, EvalSample
-from mmpref.statistics import RESAMPLES, Array, Formula, Metric, Ratio, estimate, tally
+from mmpref.statistics import RESAMPLES, Array, Formula, Metric, Ratio, estimate, tally, weighted_spearman
 
 _CATEGORIES: tuple[Correctness, ...] = ("incorrect", "unclear", "correct")
 _NONE = "no answer has a verdict from both"
@@ -320,13 +320,9 @@ def _kappa(table: Array, weights: Callable[[Array, Array], Array]) -> Array:
 
 
 def _spearman(table: Array) -> Array:
-    """Spearman's rank correlation, ties in the middle of their ranks; NaN where one side is all alike. Returns [R]."""
-    given, judge = table.sum(axis=1), table.sum(axis=0)
-    ranks = [share.cumsum(axis=0) - share / 2 - 0.5 for share in (given, judge)]  # their mean is 0
-    covariance = (table * ranks[0][:, None] * ranks[1][None, :]).sum(axis=(0, 1))
-    spread = np.sqrt((given * ranks[0] ** 2).sum(axis=0) * (judge * ranks[1] ** 2).sum(axis=0))
-    found: Array = np.divide(covariance, spread, out=np.full_like(spread, np.nan), where=spread > 1e-12)
-    return found
+    """Spearman's rank correlation; NaN where one side is all alike. Returns [R]."""
+    rows, columns = (places.ravel() for places in np.indices(table.shape[:2], dtype=np.float64))
+    return weighted_spearman(rows, columns, table.reshape(len(rows), -1).T)
 
 
 def agreement_cell(found: Agreement, name: str) -> str:

@@ -24,6 +24,8 @@ from mmpref.report.figures.curves import styles_of
 from mmpref.report.figures.outcomes import outcome_drawings
 from mmpref.report.health.section import health_section
 from mmpref.report.html import render
+from mmpref.report.pairs.look import look_section
+from mmpref.report.pairs.why import why_section
 from mmpref.report.parts import parts_of
 from mmpref.report.provenance import provenance_section
 from mmpref.report.rounds import rounds_section
@@ -165,7 +167,8 @@ def page(report: Report, out: Path, live: Live | None = None, notes: Sequence[st
     if report.rounds is not None:
         sections.append(report.rounds)
     if trained:
-        sections += [health_section(runs), _training(runs), cost_section(runs)]
+        sections += [health_section(runs), _training(runs), why_section(runs, report.album), look_section(runs)]
+        sections.append(cost_section(runs))
     if report.gallery.examples or trained:
         sections.append(_examples(report.gallery))
     sections.append(provenance_section(runs, out, title=report.title, images=report.images_root))

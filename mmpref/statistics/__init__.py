@@ -20,6 +20,7 @@ from mmpref.statistics.bootstrap import (
     tally,
 )
 from mmpref.statistics.exact import clopper_pearson, mcnemar, mean_with_t_interval, sign_test, t_quantile
+from mmpref.statistics.ranks import spearman, spearman_difference, weighted_spearman
 
 __all__ = [
     "FEWEST_CHANGED",
@@ -42,6 +43,9 @@ __all__ = [
     "paired_differences",
     "rounded",
     "sign_test",
+    "spearman",
+    "spearman_difference",
     "t_quantile",
     "tally",
+    "weighted_spearman",
 ]

@@ -31,7 +31,7 @@ sign test); with six in 3 %."""
 Interval: TypeAlias = tuple[float, float]
 _TAIL = 0.025  # on each side of a 95 % interval
 _CELLS_PER_CHUNK = 4_000_000  # resampling weights in memory at once: 32 MB
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 _MAX_UNDEFINED_SHARE = 0.05  # an interval over fewer of the resamples than this leaves out would mislead
 
 
@@ -220,7 +220,7 @@ def estimate(table: Tally, wanted: Mapping[str, Metric], *, resamples: int = RES
         num_informed = int(np.count_nonzero(metric.informed(table.counts, table.names)))
         if metric.proportion and value in (0.0, 1.0) and num_informed:
             intervals[name] = _edge_interval(value, num_informed)
-        elif num_informed > 1 and (interval := _percentiles(metric.of(drawn, table.names))) is not None:
+        elif num_informed > 1 and (interval := percentiles(metric.of(drawn, table.names))) is not None:
             intervals[name] = interval
     return Estimate(metrics, intervals, undefined)
 
@@ -251,7 +251,7 @@ def paired_differences(
             interval = _edge_difference(after - before, num_informed)
         elif defined and num_informed > 1:
             changes = metric.of(drawn[:, num_counts:], first.names) - metric.of(drawn[:, :num_counts], first.names)
-            interval, alike = _percentiles(changes), _is_constant(changes) and after != before
+            interval, alike = percentiles(changes), _is_constant(changes) and after != before
         out[name] = Difference(
             first=None if np.isnan(before) else before,
             second=None if np.isnan(after) else after,
@@ -286,7 +286,7 @@ def mean_with_interval(
     if not len(sample):
         raise ValueError("no values, no mean")
     column = np.asarray(sample, dtype=np.float64)[:, None]
-    interval = _percentiles(_resampled_sums(column, resamples, seed)[:, 0] / len(column)) if len(column) > 1 else None
+    interval = percentiles(_resampled_sums(column, resamples, seed)[:, 0] / len(column)) if len(column) > 1 else None
     return float(column.mean()), interval
 
 
@@ -339,10 +339,10 @@ def _resampled_sums(counts: Array, resamples: int, seed: int) -> Array:
     num_units = len(counts)
     if num_units == 0:
         return np.zeros((resamples, counts.shape[1]))
-    return np.concatenate([weights @ counts for weights in _draws(num_units, resamples, seed)])
+    return np.concatenate([weights @ counts for weights in draws(num_units, resamples, seed)])
 
 
-def _draws(num_units: int, resamples: int, seed: int) -> Iterator[Array]:
+def draws(num_units: int, resamples: int, seed: int) -> Iterator[Array]:
     """How often each unit is drawn, as [some R, U]; the numbers do not depend on the size of the pieces."""
     piece = max(1, _CELLS_PER_CHUNK // num_units)
     if resamples <= piece:
@@ -362,7 +362,7 @@ def _draw(rng: np.random.Generator, num_units: int, resamples: int) -> Array:
     return rng.multinomial(num_units, np.full(num_units, 1.0 / num_units), size=resamples).astype(np.float64)
 
 
-def _percentiles(values: Array) -> Interval | None:
+def percentiles(values: Array) -> Interval | None:
     """What 95 % of the resamples lie in; None where too many are undefined, and where that has no width: units that are
     all alike say nothing about it."""
     defined = values[~np.isnan(values)]
@@ -374,7 +374,7 @@ def _percentiles(values: Array) -> Interval | None:
 
 def _is_constant(values: Array) -> bool:
     """Whether all values are one number, but for the last bits of their sums; False where any is undefined."""
-    return bool(np.ptp(values) <= _ROUNDING * max(1.0, float(np.abs(values).max())))
+    return bool(np.ptp(values) <= ROUNDING * max(1.0, float(np.abs(values).max())))
 
 
 def _edge_interval(value: float, num_units: int) -> Interval:

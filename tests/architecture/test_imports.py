@@ -72,7 +72,7 @@ PARTS_OF_TRAINING = {
 # inside a package: its files and folders in levels; each may import those of earlier levels only
 LEVELS: dict[str, list[set[str]]] = {
     "files": [{"reading", "tables"}, {"rows", "temporary"}, {"writing"}, {"hashes", "locking"}],
-    "statistics": [{"bootstrap"}, {"exact"}],
+    "statistics": [{"bootstrap"}, {"exact", "ranks"}],
     "recipe": [
         {"key_rules", "keys", "overrides", "shipped", "value_types"},
         {"sample_section", "unused_keys"},
@@ -205,7 +205,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"cells", "questions"},
         {"differences", "figures", "flips", "runs", "tables"},
         {"cautions", "commands", "cost", "drift", "examples", "notes", "trained_on"},
-        {"compare", "curves", "provenance"},
+        {"compare", "curves", "pairs", "provenance"},
         {"benchmarks", "health", "rounds"},
         {"benchmark_page", "summary", "table_files"},
         {"page", "paper"},

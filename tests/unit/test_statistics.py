@@ -13,7 +13,10 @@ from mmpref.statistics import (
     mean_with_interval,
     on_shared_units,
     paired_differences,
+    spearman,
+    spearman_difference,
     tally,
+    weighted_spearman,
 )
 
 SHARE = Ratio(top={"hit": 1}, bottom={"n": 1}, why_empty="nothing was counted")
@@ -263,3 +266,45 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert mcnemar(0, 0) is None
     assert mcnemar(20, 20) == 1.0
     assert mcnemar(0, 5000) == 0.0 or mcnemar(0, 5000) < 1e-300
+
+
+def test_ties_share_the_middle_of_their_ranks_in_spearman():
+    first, second = [1, 2, 2, 3, 3, 3, 9], [5, 1, 4, 4, 4, 7, 7]
+
+    def ranks(values):
+        return [np.mean([at for at, other in enumerate(sorted(values), 1) if other == value]) for value in values]
+
+    rho, interval = spearman(first, second, resamples=200)
+    assert rho == pytest.approx(np.corrcoef(ranks(first), ranks(second))[0, 1])
+    assert interval[0] < rho < interval[1]
+    assert spearman(first, [-value for value in second], resamples=2)[0] == pytest.approx(-rho)
+
+
+def test_a_unit_that_counts_twice_is_two_equal_units_in_spearman():
+    first, second = np.array([1.0, 2.0, 3.0, 4.0]), np.array([2.0, 1.0, 4.0, 3.0])
+    (once,) = weighted_spearman(first, second, np.array([[1.0, 2.0, 0.0, 1.0]]))
+    rho, _ = spearman([1, 2, 2, 4], [2, 1, 1, 3], resamples=2)
+    assert once == pytest.approx(rho)
+
+
+@pytest.mark.parametrize(("first", "second"), [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [4, 4, 4])])
+def test_spearman_is_undefined_for_two_units_and_where_one_side_is_all_alike(first, second):
+    assert spearman(first, second) == (None, None)
+    assert spearman_difference((first, second), (first, second)) == (None, None)
+
+
+def test_spearman_refuses_other_lengths_and_what_is_no_number():
+    with pytest.raises(ValueError, match="two numbers of each unit"):
+        spearman([1, 2, 3], [1, 2])
+    with pytest.raises(ValueError, match="finite"):
+        spearman([1, 2, math.nan], [1, 2, 3])
+    with pytest.raises(ValueError, match="same units"):
+        spearman_difference(([1, 2, 3], [1, 2, 3]), ([1, 2, 3, 4], [1, 2, 3, 4]))
+
+
+def test_the_difference_of_two_rank_correlations_is_second_less_first():
+    units = list(range(40))
+    jumbled = [(7 * unit) % 40 for unit in units]
+    value, interval = spearman_difference((units, jumbled), (units, units), resamples=200)
+    assert value == pytest.approx(1 - spearman(units, jumbled, resamples=2)[0])
+    assert 0 < interval[0] < value < interval[1]

@@ -58,6 +58,15 @@ def sample(label: str, style: int) -> Any:
     )
 
 
+def plain_powers(axes: Any) -> None:
+    """Plain numbers on a logarithmic axis, not powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=12))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
 class Canvas:
     """A figure under fixed settings, and its SVG made clean."""
 
