@@ -266,17 +266,7 @@ def _check_uni(
         _warn(
             "loss.uni.perf_detach false with base robust: where that loss is negative, w_perf's gradient changes sign"
         )
-    no_mode = "perf_mode none" if uni["perf_mode"] == "none" else ""
-    no_weight = no_mode or ("gamma 0" if uni["gamma"] == 0.0 else "")
-    nll_off = "nll_lambda 0" if uni["nll_lambda"] == 0.0 else ""
-    _warn_of_idle("uni", given, UNI_DEFAULTS, {
-        "tau_ref": no_weight or ("perf_mode focal" if uni["perf_mode"] == "focal" else ""),
-        "gamma": no_mode,
-        "perf_detach": no_weight,
-        "tau_good": nll_off,
-        "nll_margin": nll_off,
-        "on_missing_score": "" if reads_scores(uni) else f"eta {'null' if uni['eta'] is None else 0} and {nll_off}",
-    })  # fmt: skip
+    _warn_of_idle("uni", given, UNI_DEFAULTS, _idle_uni(uni))
     if uni["nll_lambda"] == 0.0:
         return
     tau_good = uni["tau_good"]
@@ -318,8 +308,7 @@ def _check_ada(out: Mapping[str, Any], given: Mapping[str, Any], needs_reference
     if ada["target_ratio"] != 1.0:
         _warn(f"loss.ada.target_ratio {ada['target_ratio']:g}: the balance is not 1:1, the chosen answer is pulled so "
               "many times as hard as the rejected one")  # fmt: skip
-    no_clip = "no clip" if ada["clip"] is None else ""
-    _warn_of_idle("ada", given, ADA_DEFAULTS, {"clip_mode": no_clip})
+    _warn_of_idle("ada", given, ADA_DEFAULTS, {"clip_mode": _idle_ada(ada)["clip_mode"]})
     if ada["form"] == "sum" and ada["share"] != 1.0:
         _warn("loss.ada.share has no effect with form sum")
     if ada["clip"] == 1.0 and ada["clip_mode"] == "both":
@@ -327,6 +316,48 @@ def _check_ada(out: Mapping[str, Any], given: Mapping[str, Any], needs_reference
     unmoved = no_performance_gradient(out["uni"])
     if unmoved and given.get("balance_perf") not in (None, out["uni"] is not None):
         _warn(f"loss.ada.balance_perf has no effect {unmoved}")
+
+
+def idle_keys(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of a resolved loss whose value changes nothing in it: dotted key -> what switches it off.
+
+    ``name`` is none of them: what it stands for is written out in the others.
+    """
+    found = {}
+    uni, ada = settings["uni"], settings["ada"]
+    if settings["base"] == "sft":
+        found["beta"] = "base sft, whose logged rewards alone it scales"
+    if uni is not None:
+        found |= {f"uni.{key}": because for key, because in _idle_uni(uni).items()}
+    if ada is not None:
+        found |= {f"ada.{key}": because for key, because in _idle_ada(ada).items()}
+        if unmoved := no_performance_gradient(uni):
+            found["ada.balance_perf"] = unmoved.removeprefix("with ")
+    return {key: because for key, because in found.items() if because}
+
+
+def _idle_uni(uni: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of ``uni`` -> what makes them do nothing; "" where they do something."""
+    no_mode = "perf_mode none" if uni["perf_mode"] == "none" else ""
+    no_weight = no_mode or ("gamma 0" if uni["gamma"] == 0.0 else "")
+    nll_off = "nll_lambda 0" if uni["nll_lambda"] == 0.0 else ""
+    return {
+        "tau_ref": no_weight or ("perf_mode focal" if uni["perf_mode"] == "focal" else ""),
+        "gamma": no_mode,
+        "perf_detach": no_weight,
+        "tau_good": nll_off,
+        "nll_margin": nll_off,
+        "on_missing_score": "" if reads_scores(uni) else f"eta {'null' if uni['eta'] is None else 0} and {nll_off}",
+    }
+
+
+def _idle_ada(ada: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of ``ada`` -> what makes them do nothing; "" where they do something."""
+    return {
+        "clip_mode": "no clip" if ada["clip"] is None else "",
+        "share": "form sum" if ada["form"] == "sum" else "",
+        "length_power": f"granularity {ada['granularity']}" if ada["granularity"] != "power" else "",
+    }
 
 
 def _warn_of_idle(section: str, given: Mapping[str, Any], defaults: Mapping[str, Any], idle: Mapping[str, str]) -> None:

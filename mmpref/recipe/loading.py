@@ -5,6 +5,7 @@ YAML is read by the rules of YAML 1.2: ``5e-7`` is a number, and ``yes``, ``no``
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,17 @@ def load_recipe(
     return build_recipe(merged, where=where, later=changed, after=after)
 
 
+def with_names(text: str, names: Mapping[str, str]) -> str:
+    """The text with each ``{name}`` replaced by what it stands for; braces in a value stay as they are."""
+    if not names or "{" not in text:
+        return text
+    return re.sub("|".join(re.escape(f"{{{name}}}") for name in names), lambda found: names[found[0][1:-1]], text)
+
+
 def _named(node: Any, names: Mapping[str, str]) -> Any:
     """The tree with ``{name}`` in its texts replaced by what it stands for."""
     if isinstance(node, str):
-        for name, value in names.items():
-            node = node.replace(f"{{{name}}}", value)
-        return node
+        return with_names(node, names)
     if isinstance(node, dict):
         return {key: _named(value, names) for key, value in node.items()}
     return [_named(value, names) for value in node] if isinstance(node, list) else node

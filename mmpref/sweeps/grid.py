@@ -12,20 +12,28 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmpref.errors import ConfigError
 from mmpref.recipe.keys import described
-from mmpref.recipe.loading import dump_recipe, load_recipe
+from mmpref.recipe.loading import load_recipe, with_names
 from mmpref.recipe.sections import Recipe
-from mmpref.yaml_text import did_you_mean
+from mmpref.yaml_text import did_you_mean, short
 
 ARM = "arm"
 _MOST_CELLS = 10_000
 _LONGEST_NAME = 120  # characters of a cell's folder; checkpoints and results below it have long names of their own
 _CLOSING = {"[": "]", "{": "}", "(": ")", '"': '"', "'": "'"}
+_IN_BRACES = re.compile(r"\{([\w.-]+)\}")
+_KEY = re.compile(r"[\w.-]+")
+_QUOTES = "\"'"
+_BEFORE_A_VALUE = " =,:[{("
+"""A quotation mark behind one of these, or first of all, opens a text; elsewhere it is an apostrophe."""
+_OF_FILES = (".json", ".yaml")
+"""Endings of the files beside the folders of cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +95,23 @@ def parse_axis(text: str) -> Axis:
     key = key.strip()
     if not equals or not key:
         raise ConfigError(f"--grid {text}: write KEY=VALUE,VALUE,... as in --grid train.learning_rate=3e-5,6e-5")
-    values = tuple(value.strip() for value in _divided(given))
+    values = tuple(value.strip() for value in _divided(given, f"--grid {text}"))
     if not all(values):
         raise ConfigError(f"--grid {text}: one of the values of {key} is empty")
     if double := sorted({value for value in values if values.count(value) > 1}):
         raise ConfigError(f"--grid {text}: {double[0]} is given twice; leave one out")
     return Axis(key, values)
+
+
+def parse_seeds(text: str) -> Axis:
+    """``0,1,2``: an axis ``seed`` of whole numbers.
+
+    Raises:
+        ConfigError: one of them is none, or stands twice.
+    """
+    if bad := [part for part in text.split(",") if not re.fullmatch(r"\s*[0-9]{1,10}\s*", part)]:
+        raise ConfigError(f"--seeds {text}: '{bad[0].strip()}' is no seed; write whole numbers, as --seeds 0,1,2")
+    return parse_axis(f"seed={text}")
 
 
 def parse_arm(text: str) -> Arm:
@@ -107,7 +126,7 @@ def parse_arm(text: str) -> Arm:
         raise ConfigError(f"--arm {text}: write NAME: KEY=VALUE ..., as in --arm 'DPO: loss.name=dpo loss.beta=0.1'")
     if not colon:
         return Arm(name, (f"loss.name={name}",))
-    words = tuple(_divided(changes, at=" "))
+    words = tuple(_divided(changes, f"--arm {text}", at=" "))
     given = tuple(word for word in words if word)
     if bad := [word for word in given if "=" not in word]:
         raise ConfigError(f"--arm {text}: '{bad[0]}' is no KEY=VALUE")
@@ -133,24 +152,8 @@ def cells_of(changes: Sequence[str], arms: Sequence[Arm], axes: Sequence[Axis]) 
             own = {axis.key: value for axis, value in zip(axes, values, strict=True)}
             filled = {**own, **({ARM: arm.name} if arm.name else {})}
             texts = (*changes, *arm.changes, *(f"{key}={value}" for key, value in own.items() if is_recipe_key(key)))
-            cells.append(Cell(_name(arm.name, own), arm.name, own, tuple(_filled(text, filled) for text in texts)))
+            cells.append(Cell(_name(arm.name, own), arm.name, own, tuple(with_names(text, filled) for text in texts)))
     return _with_own_names(cells)
-
-
-def refuse_equal_cells(recipes: Mapping[str, Recipe]) -> None:
-    """Refuse two cells that would train the same.
-
-    Args:
-        recipes: name of a cell -> its recipe.
-
-    Raises:
-        ConfigError: two are equal but for their output.
-    """
-    seen: dict[str, str] = {}
-    for name, recipe in recipes.items():
-        text = dump_recipe(recipe.model_copy(update={"output": Path("output")}))
-        if (other := seen.setdefault(text, name)) != name:
-            raise ConfigError(f"cells {other} and {name} are the same training: what differs between them does nothing")
 
 
 def is_recipe_key(key: str) -> bool:
@@ -178,6 +181,13 @@ def refuse_unused_names(axes: Sequence[Axis], texts: Sequence[str]) -> None:
             )
 
 
+def unknown_names(texts: Sequence[str], known: Sequence[str]) -> list[str]:
+    """What stands in braces and is nearly a known name, each with the one that is meant: ``{sed}`` for ``{seed}``."""
+    found = dict.fromkeys(name for text in texts for name in _IN_BRACES.findall(text) if name not in known)
+    hints = {name: did_you_mean(f"{name}", known) for name in found}
+    return [f"{{{name}}} is the name of no axis{hint}" for name, hint in hints.items() if hint]
+
+
 def _refuse_ambiguous(changes: Sequence[str], arms: Sequence[Arm], axes: Sequence[Axis]) -> None:
     if not arms and not axes:
         raise ConfigError("a sweep needs something to vary: --grid KEY=VALUE,VALUE,... or --arm 'NAME: KEY=VALUE ...'")
@@ -187,6 +197,10 @@ def _refuse_ambiguous(changes: Sequence[str], arms: Sequence[Arm], axes: Sequenc
     names = [arm.name for arm in arms]
     if double := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two arms are called '{double[0]}'; give each a name of its own")
+    if arms and ARM in keys:
+        raise ConfigError(f"--grid {ARM}: that is the name of the arms; give the axis another name")
+    if bad := [key for key in keys if not _KEY.fullmatch(key)]:
+        raise ConfigError(f"--grid {short(bad[0])}: a key has letters, digits, _, - and dots; write it without others")
     fixed = {text.partition("=")[0].strip(): "the changes" for text in changes}
     fixed |= {text.partition("=")[0].strip(): f"arm '{arm.name}'" for arm in arms for text in arm.changes}
     if "output" in {*keys, *fixed}:
@@ -196,43 +210,49 @@ def _refuse_ambiguous(changes: Sequence[str], arms: Sequence[Arm], axes: Sequenc
             raise ConfigError(f"{key} is in --grid and in {fixed[key]}; leave it out of one of them")
 
 
-def _divided(text: str, *, at: str = ",") -> list[str]:
+def _divided(text: str, where: str, *, at: str = ",") -> list[str]:
+    """The parts of a text between separators that are in no bracket and no quotation.
+
+    Raises:
+        ConfigError: a bracket or quotation is not closed.
+    """
     parts: list[str] = []
     depth: list[str] = []
     start = 0
     for place, char in enumerate(text):
+        in_quotes = bool(depth) and depth[-1] in _QUOTES
         if depth and char == depth[-1]:
             depth.pop()
-        elif char in _CLOSING and not (depth and depth[-1] in "\"'"):
+        elif char in _QUOTES and not in_quotes:
+            if place == start or text[place - 1] in _BEFORE_A_VALUE:
+                depth.append(char)
+        elif char in _CLOSING and not in_quotes:
             depth.append(_CLOSING[char])
         elif char == at and not depth:
             parts.append(text[start:place])
             start = place + 1
+    if depth:
+        raise ConfigError(f"{short(where)}: {depth[-1]} is missing; close every bracket and quotation")
     return [*parts, text[start:]]
-
-
-def _filled(text: str, values: Mapping[str, str]) -> str:
-    for key, value in values.items():
-        text = text.replace(f"{{{key}}}", value)
-    return text
 
 
 def _name(arm: str, values: Mapping[str, str]) -> str:
     parts = [arm] if arm else []
     parts += [f"{key.rpartition('.')[2]}={value}" for key, value in values.items()]
-    return (
-        re.sub(r"[^A-Za-z0-9._=+-]+", "_", ",".join(parts).replace(",", "\0")).replace("\0", "_").strip("._") or "cell"
-    )
+    name = re.sub(r"[^A-Za-z0-9._=+-]+", "_", "\0".join(parts)).strip("._") or "cell"
+    return f"{name}_" if name.lower().endswith(_OF_FILES) else name
 
 
 def _with_own_names(cells: Sequence[Cell]) -> tuple[Cell, ...]:
     """Short names, and no two the same: a hash of what a cell changes stands behind those that would not be."""
-    names = [cell.name.lower() for cell in cells]  # some file systems do not tell capitals from small letters
+    count = Counter(cell.name.lower() for cell in cells)  # some file systems do not tell capitals from small letters
     done = []
     for cell in cells:
         name = cell.name
-        if names.count(name.lower()) > 1 or len(name) > _LONGEST_NAME:
-            digest = hashlib.sha256("\n".join([cell.arm, *cell.changes]).encode()).hexdigest()[:10]
+        if count[name.lower()] > 1 or len(name) > _LONGEST_NAME:
+            digest = hashlib.sha256("\n".join([cell.arm, *cell.changes, *cell.values.values()]).encode()).hexdigest()[
+                :10
+            ]
             name = f"{name[: _LONGEST_NAME - 11]}_{digest}"
         done.append(Cell(name, cell.arm, cell.values, cell.changes))
     return tuple(done)

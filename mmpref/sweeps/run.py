@@ -1,199 +1,214 @@
-"""One cell after another: trained, evaluated, and what became of it written down.
-
-A cell's folder is a run folder like any other, with its evaluations in ``evals/NAME``, so that ``mmpref report``
-reads it. A sweep's folder has:
-
-- ``sweep.json``: the recipe, the changes, arms and axes;
-- ``cells/NAME/``: the run folders, and ``cells/NAME.json``, what became of each;
-- ``caches/``: reference log-probs and image features, one folder for all cells that can share it;
-- ``start/NAME/``: evaluations of the models that the cells start from.
+"""All cells of a sweep, by a pool of processes: claimed one by one, tried again where they failed, and told at the end.
 
 What is complete is not run again, so the same command goes on where the last one ended, and several at once share the
-work: a cell belongs to the process that holds its lock.
+work: a cell belongs to the process that has its lock.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from mmpref.errors import ConfigError, DataError, MMPrefError
-from mmpref.evals import EvalSettings, evaluate
-from mmpref.files.reading import read_json
-from mmpref.files.writing import write_json, writing_to
-from mmpref.generation import BATCH_SIZE
-from mmpref.recipe.sample_section import BenchmarkSection
+from mmpref.errors import CheckpointError, ConfigError, EvalIncompleteError, NonFiniteError
+from mmpref.files.writing import replacing
 from mmpref.recipe.sections import Recipe
-from mmpref.recipe.shipped import read_recipe_text
-from mmpref.rundir.content import CACHES, CELLS, START, SWEEP
-from mmpref.rundir.folder import RunDir, is_run_folder, versions
-from mmpref.sweeps.grid import Arm, Axis, Cell, cells_of, refuse_equal_cells, refuse_unused_names
-from mmpref.training.loss_settings import objective_of
-from mmpref.training.run.run import train
+from mmpref.sweeps.cell import COMPLETE, CellWork, Outcome, has_results, is_done
+from mmpref.sweeps.claims import ALL, Share, holder_of
+from mmpref.sweeps.folder import Sweep, start_folders
+from mmpref.sweeps.grid import Cell
+from mmpref.sweeps.workers import BUSY, StartWork, Work, Workers, folder_of, name_of
 
 Say = Callable[[str], None]
 
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks at what other processes do."""
+_WOULD_FAIL_AGAIN = (ConfigError.exit_code, NonFiniteError.exit_code)
+"""Exit codes of errors that come back as they were: nothing in them is chance."""
+_ROOM = 2**20
+"""Bytes that a disk must have room for, after an error of writing, before another cell is begun."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
-    """A grid over a recipe in one folder.
+class Pool:
+    """How the cells are run.
 
-    Attributes:
-        recipe: file or name of a shipped recipe.
-        changes: to it, in every cell.
+    Args:
+        devices: of each worker, as :class:`mmpref.sweeps.workers.Workers` has them.
+        share: which cells.
+        retries: how often a failed cell is tried again, after all others.
+        train_options: of ``mmpref train``, where a training takes several processes.
     """
 
-    recipe: str
-    changes: tuple[str, ...]
-    arms: tuple[Arm, ...]
-    axes: tuple[Axis, ...]
-    out: Path
-
-    def cells(self) -> tuple[Cell, ...]:
-        """All cells in order; see :func:`mmpref.sweeps.grid.cells_of`."""
-        return cells_of(self.changes, self.arms, self.axes)
-
-    def folder(self, cell: Cell) -> Path:
-        """The run folder of a cell."""
-        return self.out / CELLS / cell.name
-
-    def recipe_of(self, cell: Cell) -> Recipe:
-        """What a cell trains, with the caches that it shares with others."""
-        return _with_caches(cell.recipe(self.recipe, self.folder(cell)), self.out / CACHES)
-
-    def check(self) -> dict[str, Recipe]:
-        """The recipes of all cells by name; everything that can be known of them is wrong before the first one runs.
-
-        Raises:
-            ConfigError: a cell's recipe is wrong, or two cells are the same training.
-        """
-        text, _ = read_recipe_text(self.recipe)
-        refuse_unused_names(self.axes, [text, *self.changes, *(change for arm in self.arms for change in arm.changes)])
-        recipes = {cell.name: self.recipe_of(cell) for cell in self.cells()}
-        refuse_equal_cells(recipes)
-        return recipes
-
-    def begin(self) -> None:
-        """Write ``sweep.json``, or find the same one there.
-
-        Raises:
-            ConfigError: the folder has something else, or another sweep.
-        """
-        file, content = self.out / SWEEP, self._content()
-        if file.is_file():
-            if read_json(file, DataError).get("sweep") != content:
-                raise ConfigError(
-                    f"{self.out} has a sweep of other cells; choose another --out, or give its own command"
-                )
-            return
-        with writing_to(self.out):
-            if self.out.is_dir() and any(self.out.iterdir()):
-                raise ConfigError(f"--out {self.out} is not empty and has no {SWEEP}; choose another folder")
-            self.out.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"sweep": content, "folder": str(Path.cwd()), "versions": versions()})
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "recipe": self.recipe,
-            "changes": list(self.changes),
-            "arms": {arm.name: list(arm.changes) for arm in self.arms},
-            "axes": {axis.key: list(axis.values) for axis in self.axes},
-        }
+    devices: Sequence[str | None] = (None,)
+    share: Share = ALL
+    retries: int = 1
+    train_options: tuple[str, ...] = ()
 
 
-def run_cell(sweep: Sweep, cell: Cell, say: Say) -> Mapping[str, Any]:
-    """Train and evaluate one cell, as far as that is not done; what became of it, which is also written.
+@dataclass(slots=True)
+class _State:
+    """What is known of the work under way."""
 
-    An expected error ends the cell and not the sweep.
+    waiting: deque[Work] = field(default_factory=deque)
+    elsewhere: list[Work] = field(default_factory=list)
+    """Work that other processes have."""
+    tries: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, tuple[Work, Outcome]] = field(default_factory=dict)
+    done: int = 0
+
+
+def run_sweep(sweep: Sweep, recipes: Mapping[str, Recipe], pool: Pool, say: Say) -> dict[str, Outcome]:
+    """Train and evaluate all cells of a share that are not done, and their start models.
+
+    Args:
+        recipes: of the cells (:func:`mmpref.sweeps.check.check`).
+        say: called with a line for people.
+
+    Returns:
+        The cells and start models that failed, by name, with what became of them; those of other processes too.
+
+    Raises:
+        CheckpointError: the disk is full.
+        KeyboardInterrupt, Terminated: a signal, which the workers have heard too.
     """
-    begun, folder = time.monotonic(), sweep.folder(cell)
-    found: dict[str, Any] = {"name": cell.name, "arm": cell.arm, "values": dict(cell.values)}
-    try:
-        recipe = sweep.recipe_of(cell)
-        _train(recipe, say)
-        evaluate_all(recipe, RunDir(folder).model, folder / "evals")
-        found["state"] = "complete"
-    except MMPrefError as err:
-        found |= {"state": "failed", "error": str(err), "exit_code": err.exit_code}
-    found["seconds"] = round(time.monotonic() - begun, 1)
-    write_json(folder.with_name(f"{cell.name}.json"), found)
-    return found
+    cells = [cell for place, cell in enumerate(sweep.cells()) if pool.share.has(place)]
+    starts = start_folders(sweep, recipes)
+    state = _State(waiting=deque(_to_do(sweep, recipes, cells, starts, pool)))
+    total = len(cells)
+    state.done = sum(is_done(sweep, cell, recipes[cell.name]) for cell in cells)
+    if state.done:
+        say(f"{state.done} of {total} cells are complete already")
+    if not state.waiting:
+        return {}
+    with Workers(sweep, pool.devices) as workers:
+        for attempt in range(pool.retries + 1):
+            _run_all(sweep, recipes, state, workers, total, say)
+            again = [found for found in state.failed.values() if found[1].get("exit_code") not in _WOULD_FAIL_AGAIN]
+            if not again or attempt == pool.retries:
+                break
+            say(f"{len(again)} failed; trying {'it' if len(again) == 1 else 'them'} once more")
+            for work, _ in again:
+                del state.failed[name_of(work)]
+                state.waiting.append(work)
+    return {name: outcome for name, (_, outcome) in state.failed.items()}
 
 
-def evaluate_all(recipe: Recipe, model: Path | str, out: Path) -> None:
-    """Ask a model every benchmark of ``evals``; what was answered before is not asked again."""
-    for benchmark in recipe.evals:
-        _ask(recipe, benchmark, model, out / benchmark.folder)
-
-
-def start_folder(sweep: Sweep, recipe: Recipe) -> Path:
-    """Where the evaluations of the model are that a cell starts from."""
-    return (
-        sweep.out
-        / START
-        / _short_hash({"model": recipe.model.model_dump(mode="json"), "adapter": str(recipe.adapter.path)})
-    )
-
-
-def start_models(sweep: Sweep, recipes: Mapping[str, Recipe]) -> Iterator[tuple[Recipe, Path]]:
-    """Each model that cells start from once, with the folder of its evaluations."""
+def _to_do(
+    sweep: Sweep, recipes: Mapping[str, Recipe], cells: Sequence[Cell], starts: Mapping[str, Path], pool: Pool
+) -> list[Work]:
+    work: list[Work] = []
     seen: set[Path] = set()
-    for recipe in recipes.values():
-        folder = start_folder(sweep, recipe)
-        if recipe.evals and folder not in seen:
+    for cell in cells:
+        recipe, folder = recipes[cell.name], starts.get(cell.name)
+        if folder is not None and folder not in seen and not has_results(recipe, folder):
+            work.append(StartWork(recipe, folder))
+        if folder is not None:
             seen.add(folder)
-            yield recipe, folder
+    todo = [cell for cell in cells if not is_done(sweep, cell, recipes[cell.name])]
+    return [*work, *(CellWork(cell, starts.get(cell.name), pool.train_options) for cell in todo)]
 
 
-def _train(recipe: Recipe, say: Say) -> None:
-    run = RunDir(recipe.output)
-    if is_run_folder(run.path):
-        if run.manifest().get("state") == "complete":
-            return
-        train(recipe, resume=run.has_trained(), overwrite=not run.has_trained())
+def _run_all(
+    sweep: Sweep, recipes: Mapping[str, Recipe], state: _State, workers: Workers, total: int, say: Say
+) -> None:
+    """Give out all work that waits, and wait for all that was given out, here and elsewhere."""
+    said: set[str] = set()
+    while state.waiting or state.elsewhere or not workers.is_idle:
+        while state.waiting and workers.is_free:
+            work = state.waiting.popleft()
+            if (holder := holder_of(folder_of(sweep, work))) is not None:
+                _note_elsewhere(state, work, holder, said, say)
+                continue
+            say(f"{name_of(work)}: begun")
+            workers.give(work)
+        for work, outcome in workers.wait(_LOOK_AGAIN if state.elsewhere else None) if not workers.is_idle else ():
+            if outcome["state"] == BUSY:
+                _note_elsewhere(state, work, outcome["error"], said, say)
+                continue
+            _note(state, work, outcome, total, say)
+            _refuse_full_disk(sweep, outcome, state)
+        if workers.is_idle and state.elsewhere and not state.waiting:
+            time.sleep(_LOOK_AGAIN)
+        _take_back(sweep, recipes, state, total, say)
+
+
+def _note_elsewhere(state: _State, work: Work, holder: str, said: set[str], say: Say) -> None:
+    state.elsewhere.append(work)
+    if name_of(work) not in said:
+        said.add(name_of(work))
+        say(f"{name_of(work)}: {holder} works on it; it is waited for")
+
+
+def _take_back(sweep: Sweep, recipes: Mapping[str, Recipe], state: _State, total: int, say: Say) -> None:
+    """Look at what other processes had: what they completed is done, and what they left is done here."""
+    for work in list(state.elsewhere):
+        if holder_of(folder_of(sweep, work)) is not None:
+            continue
+        state.elsewhere.remove(work)
+        if isinstance(work, CellWork) and is_done(sweep, work.cell, recipes[work.cell.name]):
+            state.done += 1
+            say(f"{state.done} of {total}: {name_of(work)}: complete, by another process")
+        elif isinstance(work, CellWork) or not has_results(work.recipe, work.folder):
+            state.waiting.append(work)
+
+
+def _note(state: _State, work: Work, outcome: Outcome, total: int, say: Say) -> None:
+    name, seconds = name_of(work), outcome.get("seconds", 0.0)
+    if outcome["state"] == COMPLETE:
+        state.failed.pop(name, None)
+        if isinstance(work, CellWork):
+            state.done += 1
+            say(f"{state.done} of {total}: {name}: complete ({seconds:.0f} s)")
+        else:
+            say(f"{name}: complete ({seconds:.0f} s)")
         return
-    train(recipe)
+    state.failed[name] = (work, outcome)
+    say(f"{name}: failed ({seconds:.0f} s): {outcome['error']}")
+    if "traceback" in outcome:
+        say(outcome["traceback"].rstrip())
 
 
-def _ask(recipe: Recipe, benchmark: BenchmarkSection, model: Path | str, out: Path) -> None:
-    settings = EvalSettings(
-        protocol=benchmark.protocol or "mmpref",
-        max_new_tokens=benchmark.max_new_tokens,
-        batch_size=benchmark.batch_size or BATCH_SIZE,
-        cpu_threads=recipe.cpu_threads,
-    )
-    questions = [Path(file) for file in benchmark.questions]
-    evaluate(
-        model,
-        benchmark.benchmark,
-        questions=questions if len(questions) > 1 else questions[0],
-        images_root=benchmark.image_root or recipe.data.root,
-        out=out,
-        settings=settings,
-        **benchmark.options,
-    )
+def _refuse_full_disk(sweep: Sweep, outcome: Outcome, state: _State) -> None:
+    """End the sweep where every further cell would train for nothing."""
+    if outcome.get("exit_code") != CheckpointError.exit_code:
+        return
+    probe = sweep.out / ".room"
+    try:
+        with replacing(probe) as stream:
+            stream.write(b"\0" * _ROOM)
+    except CheckpointError as err:
+        raise CheckpointError(
+            f"{outcome['error']}; {sweep.out} cannot be written any more ({err}), and {len(state.waiting)} cells are "
+            "left: give it room, and the same command goes on"
+        ) from None
+    probe.unlink(missing_ok=True)
 
 
-def _with_caches(recipe: Recipe, caches: Path) -> Recipe:
-    """The recipe with a reference cache and a feature cache that all cells share which start from the same model."""
-    shared = {
-        "model": recipe.model.model_dump(mode="json"),
-        "processing": recipe.processing.model_dump(mode="json"),
-        "adapter": recipe.adapter.model_dump(mode="json") if recipe.adapter.kind != "none" else None,
-        "precision": [recipe.train.bf16, recipe.train.fp16],
-    }
-    if recipe.reference.kind == "auto" and recipe.reference.cache is None and objective_of(recipe).needs_reference:
-        reference = recipe.reference.model_copy(
-            update={"kind": "cache", "cache": caches / f"reference-{_short_hash(shared)}"}
-        )
-        recipe = recipe.model_copy(update={"reference": reference})
-    return recipe
+def tell(sweep: Sweep, failed: Mapping[str, Outcome], total: int, say: Say) -> None:
+    """List what failed, with the reason and the command that trains that cell alone.
+
+    Raises:
+        EvalIncompleteError: something did.
+    """
+    if not failed:
+        return
+    files = {cell.name: sweep.recipe_file(cell) for cell in sweep.cells()}
+    for name, outcome in failed.items():
+        say(f"failed: {name}: {outcome['error']}")
+        if (file := files.get(name)) is not None and file.is_file():
+            say(f"  alone: {command_of(file, there=(file.parent / name).is_dir())}")
+    raise EvalIncompleteError(f"{len(failed)} of {total} cells failed; the same command tries them again")
 
 
-def _short_hash(facts: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:10]
+def command_of(file: Path, *, there: bool) -> str:
+    """The command that trains one cell alone.
+
+    Args:
+        file: its recipe.
+        there: whether its run folder is.
+    """
+    return shlex.join(["mmpref", "train", str(file), *(("--resume",) if there else ())])

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampling": RUN_FOLDER | {"data", "statistics", "generation", "judging", "evals"},
     # the code that made a number also makes its paired difference; none of it loads torch
     "report": RUN_FOLDER | {"evals", "judging", "statistics"},
-    "sweeps": RUN_FOLDER | {"losses", "statistics", "generation", "training", "evals"},
+    "sweeps": RUN_FOLDER | {"data", "losses", "models", "statistics", "generation", "training", "evals"},
     "doctor": RUN_FOLDER | {"data", "processing", "losses", "models", "training"},
     "demo": RUN_FOLDER | {"data", "processing", "models", "training", "evals", "report", "terminal"},
     "cli": RUN_FOLDER
@@ -199,7 +199,13 @@ LEVELS: dict[str, list[set[str]]] = {
         {"round_facts"},
         {"rounds"},
     ],
-    "sweeps": [{"grid"}, {"run"}],
+    "sweeps": [
+        {"claims", "grid", "same"},
+        {"ablations", "folder"},
+        {"cell", "check"},
+        {"listing", "workers"},
+        {"run"},
+    ],
     "report": [
         {"evaluation", "facts", "flags", "html", "pair_columns", "parts", "rounds_folder", "text_stats"},
         {"cells", "questions"},

@@ -51,7 +51,7 @@ def facts_of(
         train_hashes: sha256 of each training file, in order.
         say: called where hashing the model takes a while.
     """
-    tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight", "sample"})
+    tree = recipe.model_dump(mode="json", exclude={"output", "model", "data", "preflight", "evals", "sample"})
     del tree["reference"]["cache"]
     del tree["adapter"]["path"]
     del tree["processing"]["feature_cache"]
@@ -87,6 +87,7 @@ def that_move_weights(facts: Mapping[str, Any]) -> dict[str, Any]:
         name: value
         for name, value in facts.items()
         if name not in idle
+        and name.partition(".")[0] != "evals"  # what mmpref sweep asks the trained model
         and (name, value) != ("train.extra", {})
         and not name.startswith(tuple(f"{key}." for key in idle))
     }
