@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mmpref.recipe.sections import Recipe
     from mmpref.sweeps.claims import Share
     from mmpref.sweeps.folder import Sweep
+
+_PAGE = "sweep.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,7 @@ def sweep(given: RecipeArguments, asked: _Grid, how: _Running) -> None:
         devices = devices_of(how.workers, os.environ.get("CUDA_VISIBLE_DEVICES"), _cuda_devices)
     pool = Pool(devices=devices, share=share, retries=how.retries, train_options=options)
     failed = run_sweep(found, recipes, pool, typer.echo)
+    _report(found.out)
     tell(found, failed, len(recipes), typer.echo)
 
 
@@ -110,6 +114,21 @@ def _sweep(given: RecipeArguments, asked: _Grid, *, caches: bool) -> Sweep:
         arms += [arm for name in asked.ablation for arm in ablation_arms(name, base, changes)]
     recipe = str(given.recipe)
     return Sweep(recipe=recipe, changes=changes, arms=tuple(arms), axes=tuple(axes), out=asked.out, caches=caches)
+
+
+def _report(out: Path) -> None:
+    """What came out, in a few lines, and the page."""
+    from mmpref.report.sweep.cells import read_sweep
+    from mmpref.report.sweep.findings import summary_lines
+    from mmpref.report.sweep.page import write_sweep_report
+
+    for line in summary_lines(read_sweep(out)):
+        typer.echo(line)
+    if find_spec("matplotlib") is None:
+        typer.echo("no page was made: its figures need matplotlib (pip install 'mmpref[report]')")
+        return
+    write_sweep_report(out, [out / _PAGE])
+    typer.echo(f"wrote {out / _PAGE}")
 
 
 def _say_of_share(share: Share, total: int) -> None:
