@@ -133,6 +133,10 @@ class PairBatch:
     pair_tokens: Tensor | None = None
     # of single answers: under the same prompts the answers of other rows, one for each pair, as a batch of its own
     mismatched: PairBatch | None = None
+    # the same answers under another picture in the place of each of their own, as a batch of its own, and which answers
+    # that is true of, [2, B] bool, chosen and rejected: the others stand there as they are
+    lifted: PairBatch | None = None
+    lift_sides: Tensor | None = None
 
     def __post_init__(self) -> None:  # shapes only: no tensor is read, so nothing waits for the device
         pairs = len(self.pair_ids)
@@ -154,7 +158,12 @@ class PairBatch:
             "answer_weights": tuple(self.answers.shape),
             "weight": (pairs,),
             "desirable": (pairs,),
+            "lift_sides": (2, pairs),
         }
+        if (self.lifted is None) != (self.lift_sides is None):
+            raise ValueError("lifted and lift_sides go together")
+        if self.lifted is not None and self.lifted.pair_ids != self.pair_ids:
+            raise ValueError("lifted answers are of other pairs")
         if self.mismatched is not None and self.mismatched.pair_ids != self.pair_ids:
             raise ValueError("mismatched answers are of other pairs")
         for name, shape in want.items():

@@ -17,6 +17,7 @@ from mmpref.processing.encoded import EncodedPair, EncodedPrompt, answer_keys
 from mmpref.processing.errors import EncodeError, fault
 from mmpref.processing.image_rows import LoadFeatures
 from mmpref.processing.layout import LayoutName, plain_batch, shared_prefix_batch, sides_of
+from mmpref.processing.other_images import OtherImageSettings
 from mmpref.processing.pixels import LoadImage
 from mmpref.processing.row_parts import parts_of
 from mmpref.processing.videos import LoadVideo
@@ -173,24 +174,45 @@ class PairCollator:
             where = f" of {pair.source}" if pair.source else ""
             raise DataError(f"row '{pair.id}'{where}: {err}; mmpref data check finds such rows") from err
 
+    def lifting(self, settings: OtherImageSettings | None) -> PairCollator:
+        """The same collator, whose batches bring both answers of each pair under another picture (``lifted``).
+
+        Args:
+            settings: of these pictures, whatever others the loss looks at; None gives batches without.
+        """
+        if self.encoder.lift_image == settings:
+            return self
+        other = copy.copy(self)
+        other.encoder = copy.copy(self.encoder)
+        other.encoder.lift_image = settings
+        return other
+
     def _batch(self, pairs: Sequence[EncodedPair]) -> PairBatch:
+        batch = self._shown(pairs)
+        if any(pair.lift_prompt is not None for pair in pairs):
+            sides = [[pair.lift_prompt is not None for pair in pairs], [pair.lifts_rejected for pair in pairs]]
+            lifted = self._shown([pair.lifted() for pair in pairs], need_other=False)
+            batch = replace(batch, lifted=lifted, lift_sides=torch.tensor(sides))
+        if self.need_mismatched:
+            mismatched = self.of_chosen().lifting(None)._batch([pair.with_mismatched() for pair in pairs])
+            batch = replace(batch, mismatched=mismatched)
+        if not self.keyed:
+            return batch
+        return replace(batch, keys=answer_keys(pairs, rejected=batch.has_rejected, other=batch.has_other is not None))
+
+    def _shown(self, pairs: Sequence[EncodedPair], *, need_other: bool | None = None) -> PairBatch:
         batch = collate_pairs(
             pairs,
             self.pad_token_id,
             layout=self.layout,
             need_rejected=self.need_rejected,
-            need_other=self.need_other,
+            need_other=self.need_other if need_other is None else need_other,
             image_token_id=self.encoder.chat.image_token_id,
             video_token_id=self.encoder.chat.video_token_id,
         )
         if self.load_features is not None and batch.image_rows:
             batch = replace(batch, features=self.load_features(batch.image_rows))
-        if self.need_mismatched:
-            mismatched = self.of_chosen()._batch([pair.with_mismatched() for pair in pairs])
-            batch = replace(batch, mismatched=mismatched)
-        if not self.keyed:
-            return batch
-        return replace(batch, keys=answer_keys(pairs, rejected=batch.has_rejected, other=batch.has_other is not None))
+        return batch
 
 
 def collate_pairs(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmpref.processing.chat.conversation import ChatEncoder, Turns
 from mmpref.processing.encoded import EncodedPair, EncodedPrompt
-from mmpref.processing.errors import fault
+from mmpref.processing.errors import EncodeError, fault
 from mmpref.processing.family import Family
 from mmpref.processing.image_rows import image_row
 from mmpref.processing.other_images import OpenedOnce, OtherImages, OtherImageSettings, normal_of, other_refs
@@ -33,6 +33,9 @@ from mmpref.records import ImageRef, Message, PreferencePair, PromptKey, VideoRe
 
 Prompts: TypeAlias = MutableMapping[Hashable, EncodedPrompt]
 """Encoded prompts by all that they are made of; good for one batch, because they hold its pixels."""
+
+PromptWith: TypeAlias = Callable[[tuple[ImageRef, ...], LoadImage], EncodedPrompt]
+"""Encodes a pair's prompt with these images, opened in this way."""
 
 
 class _Shown(NamedTuple):
@@ -64,6 +67,7 @@ class PairEncoder:
 
     Attributes:
         names_images: whether prompts get their ``image_row``; their pixels are hashed for it.
+        lift_image: gives every pair with images a ``lift_prompt`` too, whatever the loss looks at.
         epoch: in which pairs are encoded, counted from 0, for pictures that are made anew in each.
 
     Raises:
@@ -92,6 +96,7 @@ class PairEncoder:
         self.budgets = dict(budgets or {})
         self.names_images = False
         self.other_image = other_image
+        self.lift_image: OtherImageSettings | None = None
         self.epoch = 0
         self.token_weights = token_weights
         self._processor = processor
@@ -147,10 +152,14 @@ class PairEncoder:
                 prompts[key] = made.with_own_pixels() if self.images.has_cache else made
             return prompts[key]
 
-        once = None if self.other_image is None else OpenedOnce(load_image)
+        once = None if self.other_image is None and self.lift_image is None else OpenedOnce(load_image)
+        other_prompt = lift_prompt = None
         try:
             prompt = prompt_with(pair.images, once or load_image)
-            other_prompt = None if once is None or not pair.images else self._other_prompt(pair, once, prompt_with)
+            if once is not None and pair.images and self.other_image is not None:
+                other_prompt = self._other_prompt(pair, once, prompt_with, self.other_image)
+            if once is not None and pair.images and self.lift_image is not None:
+                lift_prompt = self._lift_prompt(pair, once, prompt_with, self.lift_image)
             rejected_prompt = None
             if pair.rejected is not None and pair.rejected_images is not None and not pair.has_same_images:
                 rejected_prompt = prompt_with(pair.rejected_images, once or load_image)
@@ -187,6 +196,7 @@ class PairEncoder:
             chosen_weights=weights[0],
             rejected_weights=weights[1],
             weight=checked_weight(pair),
+            lift_prompt=lift_prompt,
         )
 
     def _mismatched(self, pair: PreferencePair, prompt: EncodedPrompt, space: int | None) -> Tensor | None:
@@ -208,13 +218,24 @@ class PairEncoder:
         self,
         pair: PreferencePair,
         load_image: LoadImage,
-        prompt_with: Callable[[tuple[ImageRef, ...], LoadImage], EncodedPrompt],
+        prompt_with: PromptWith,
+        settings: OtherImageSettings,
     ) -> EncodedPrompt:
         """The prompt of a pair with images, with another picture in the place of each."""
-        settings = self.other_image
-        assert settings is not None
         opens = OtherImages.of(pair, settings, load_image, epoch=self.epoch, normal=normal_of(self._processor))
         return prompt_with(other_refs(pair, settings), opens)
+
+    def _lift_prompt(
+        self, pair: PreferencePair, load_image: LoadImage, prompt_with: PromptWith, settings: OtherImageSettings
+    ) -> EncodedPrompt | None:
+        """The same for a look at both answers; None where no other picture can be made of one of its own (a blank one
+        of a picture of one colour): such a pair is trained on all the same, and is left out of what is measured."""
+        try:
+            return self._other_prompt(pair, load_image, prompt_with, settings)
+        except EncodeError as err:
+            if err.reason != "other_image":
+                raise
+            return None
 
     def weights(self, pair: PreferencePair, text: Turns, space: int | None) -> tuple[Tensor | None, Tensor | None]:
         """What the tokens of the chosen answer [C] and of the rejected one [R] count; None: every one 1.

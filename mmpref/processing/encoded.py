@@ -79,6 +79,7 @@ class EncodedPair:
     desirable: bool | None = None  # of a single answer, for losses of single answers
     mismatched_ids: Tensor | None = None  # [L] the answer of another row, that such a loss shows under this prompt
     mismatched_reading: Reading = AS_SHORT
+    lift_prompt: EncodedPrompt | None = None  # the prompt with the picture that both answers are compared under
 
     @property
     def pair_id(self) -> str:
@@ -125,11 +126,22 @@ class EncodedPair:
             rejected_weights=None,
             weight=1.0,
             mismatched_ids=None,
+            lift_prompt=None,
         )
         return tuple(
             replace(alone, prompt=prompt, chosen_ids=answer, readings=(reading, reading))
             for (prompt, answer), reading in sides
         )
+
+    @property
+    def lifts_rejected(self) -> bool:
+        """Whether the rejected answer stands under another picture in :meth:`lifted`: not where it has its own."""
+        return self.lift_prompt is not None and self.rejected_ids is not None and self.rejected_prompt is None
+
+    def lifted(self) -> EncodedPair:
+        """The same answers behind ``lift_prompt``; the pair as it is where there is none."""
+        shown = self.prompt if self.lift_prompt is None else self.lift_prompt
+        return replace(self, prompt=shown, other_prompt=None, mismatched_ids=None, lift_prompt=None)
 
     def with_mismatched(self) -> EncodedPair:
         """The mismatched answer as a demonstration.

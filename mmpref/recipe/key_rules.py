@@ -207,7 +207,7 @@ BELONGS: tuple[Belongs, ...] = (
         so=lambda recipe: ("train.save_steps=50",),
     ),
     Belongs(
-        keys=("train.eval_steps",),
+        keys=("train.eval_steps", "train.eval_image_lift"),
         to="held-out pairs (data.eval or data.held_out)",
         holds=lambda recipe: bool(recipe.data.eval or recipe.data.held_out),
         so=lambda recipe: ("data.held_out=0.05",),

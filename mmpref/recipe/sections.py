@@ -465,6 +465,12 @@ class TrainSection(Section):
     """Steps between checkpoints; null saves none, except when a signal stops the run."""
     eval_steps: int | None = Field(default=None, gt=0)
     """Steps between evaluations on the held-out pairs; null evaluates before the first step and after the last."""
+    eval_image_lift: Literal["blank", "noise", "crop", "mask", "blur"] | None = None
+    """At every evaluation, run both answers of held-out pairs under another image too: eval_lift/chosen and rejected
+    are what their own image is worth (nats a token), for any loss. Kinds as in processing.other_image; null: do not."""
+    pair_log: float = Field(default=1.0, ge=0, le=1)
+    """Share of the training pairs in pairs.parquet, the same ones in every epoch and run (by a hash of the id); 0 keeps
+    none. Held-out pairs are always kept, and the means of metrics.jsonl are over all pairs."""
     save_total_limit: int | None = Field(default=2, gt=0)
     """Older checkpoints are deleted; null keeps all."""
     report_to: list[str] = []

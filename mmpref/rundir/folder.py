@@ -33,7 +33,9 @@ from mmpref.rundir.content import (
     MANIFEST,
     MODEL,
     MOST_BYTES,
+    PAIR_TEXTS,
     RECIPE,
+    SAMPLES,
     STEP,
 )
 from mmpref.version import __version__
@@ -128,7 +130,7 @@ class RunDir:
     @property
     def _written(self) -> set[str]:
         files = (self.metrics_file, self.pairs_file, self.eval_pairs_file, self.quarantine_file, self.model)
-        return {RECIPE, MANIFEST, *(file.name for file in files)}
+        return {RECIPE, MANIFEST, PAIR_TEXTS, SAMPLES, *(file.name for file in files)}
 
     def _leftovers(self) -> list[tuple[Path, str]]:
         """Files under hidden names, which ``files.writing`` uses until they are complete, each with its final name."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from mmpref.demo.tiny_models import build_tiny_llava
 from mmpref.demo.world import WorldFiles, WorldSizes, make_world
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 170  # seconds; on two idle cores a session of runs takes a fifth of that

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from transformers import TrainerState
 
-from mmpref.training.trainer.metrics import PairLog
 from mmpref.training.trainer.nonfinite import BeforeStep, UpdateGuard, can_leave_out
+from mmpref.training.trainer.pair_log import PairLog
 from mmpref.training.trainer.update_watch import UpdateNotes
 from tests.gpu.device import needs_cuda
 

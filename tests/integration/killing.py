@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from mmpref.cli.main import main
 from mmpref.rundir.folder import RunDir
-from mmpref.training.trainer.metrics import JsonlLogger, read_pair_log
+from mmpref.training.trainer.metrics import JsonlLogger
+from mmpref.training.trainer.pair_log import read_pair_log
 
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 """Audit events of what changes a folder, beside ``open`` for writing."""

@@ -18,7 +18,7 @@ from mmpref.models import LoadSettings, Tuning, choose_reference, load, prepare
 from mmpref.recipe.loading import load_recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.start_adapter import with_start_adapter
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
 from tests.tiny_vlms import build
 

@@ -16,7 +16,7 @@ import pytest
 from mmpref.cli.main import main
 from mmpref.rundir.folder import RunDir
 from mmpref.rundir.locking import writing_alone
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 
 RUNS = ("habit", "sft_chosen", "dpo", "uni_dpo", "adadpo")
 SCALE = "0.02"

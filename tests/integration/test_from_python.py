@@ -15,7 +15,7 @@ from mmpref.errors import ConfigError
 from mmpref.models import AdapterSettings, load, load_model
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
 
 

@@ -19,7 +19,8 @@ from mmpref.models import save
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run import run
 from mmpref.training.trainer import alarms, checkpointer, trainer
-from mmpref.training.trainer.metrics import JsonlLogger, PairLog
+from mmpref.training.trainer.metrics import JsonlLogger
+from mmpref.training.trainer.pair_log import PairLog
 from tests.integration.conftest import Place
 from tests.integration.killing import assert_same_run, forked, lines
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from mmpref.cli.main import main
 from mmpref.rundir.folder import RunDir
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
 
 pytestmark = pytest.mark.slow

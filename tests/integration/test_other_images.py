@@ -18,8 +18,8 @@ from mmpref.cli.main import main
 from mmpref.errors import ConfigError
 from mmpref.processing import OtherImageSettings
 from mmpref.rundir.folder import RunDir
-from mmpref.training.trainer.metrics import read_pair_log
 from mmpref.training.trainer.options import TrainerOptions
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.advice import alternatives
 from tests.integration.conftest import Place
 from tests.integration.test_from_python import arguments

@@ -18,7 +18,7 @@ from mmpref.models import AdapterSettings, LoadSettings, Tuning, load_model
 from mmpref.recipe.loading import load_recipe
 from mmpref.rundir.folder import RunDir
 from mmpref.training.precision import resolved
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
 
 TEN = ("model.dtype=auto", "train.learning_rate=6e-6", "train.max_steps=10", "train.warmup_steps=0", "data.eval=[]",

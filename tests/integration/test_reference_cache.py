@@ -24,7 +24,7 @@ from mmpref.processing.encoded import answer_keys
 from mmpref.records import PreferencePair
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.reference_cache import ReferenceCache
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
 from tests.tiny_vlms import TINY, build, draw, pair, refs
 

@@ -25,7 +25,8 @@ from mmpref.rundir.folder import RunDir
 from mmpref.training.run import images as run_images
 from mmpref.training.run.images import LIST, RunImages
 from mmpref.training.trainer.checkpoint import seal, sealed_in
-from mmpref.training.trainer.metrics import JsonlLogger, read_pair_log
+from mmpref.training.trainer.metrics import JsonlLogger
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
 
 SETTINGS = (

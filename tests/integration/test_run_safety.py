@@ -23,7 +23,7 @@ from mmpref.cli.main import main
 from mmpref.rundir.claim import Claim
 from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.checkpoint import in_order, verify
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
 
 SHORT = ("train.per_device_train_batch_size=16", "train.learning_rate=1e-3", "train.warmup_steps=0",

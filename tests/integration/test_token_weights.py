@@ -19,8 +19,8 @@ from mmpref.models import load, prepare
 from mmpref.models.tuning import Tuning
 from mmpref.processing import PairCollator, PairEncoder, TokenWeightSettings
 from mmpref.rundir.folder import RunDir
-from mmpref.training.trainer.metrics import read_pair_log
 from mmpref.training.trainer.options import TrainerOptions
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
 from tests.integration.test_from_python import arguments
 

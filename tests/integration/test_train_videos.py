@@ -22,7 +22,7 @@ from mmpref.recipe.loading import load_recipe
 from mmpref.records import ImageRef
 from mmpref.rundir.folder import RunDir
 from mmpref.training.run.setup import encoder_of
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.plain_forward import SEE_VIDEOS
 from tests.tiny_vlms import build, draw
 

@@ -28,6 +28,8 @@ _MOVE_NO_WEIGHT = (
     "skip_nonfinite_steps",
     "eval_steps",
     "per_device_eval_batch_size",
+    "eval_image_lift",
+    "pair_log",
 )
 """Keys of ``train`` that may change between a checkpoint and its resume."""
 PAIRS = "data.pairs"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.processing.other_images import OtherImageSettings
 from mmpref.recipe.sections import Recipe
-from mmpref.records import PreferencePair
+from mmpref.records import ImageRef, PreferencePair
 
 _SHOWN = 3
 
@@ -20,6 +20,47 @@ def other_image_of(recipe: Recipe) -> OtherImageSettings | None:
     given = section.model_dump(exclude={"scale", "ratio"})
     (least, most), (narrowest, widest) = section.scale, section.ratio
     return OtherImageSettings(source=recipe.data.other_image, scale=(least, most), ratio=(narrowest, widest), **given)
+
+
+def eval_other_image_of(recipe: Recipe) -> OtherImageSettings | None:
+    """The other pictures that held-out pairs are looked at under in evaluations (``train.eval_image_lift``). They are
+    made with the same settings and the same seed in every run, so that runs compare.
+    """
+    kind = recipe.train.eval_image_lift
+    return None if kind is None else OtherImageSettings(source="made", kind=kind)
+
+
+def refuse_held_out_without_images(pairs: Sequence[PreferencePair]) -> None:
+    """Refuse held-out pairs of which none has an image, where evaluations are to measure what images are worth.
+
+    Raises:
+        ConfigError: ``train.eval_image_lift`` would do nothing.
+    """
+    if not any(pair.images for pair in pairs):
+        raise ConfigError(
+            f"none of the {len(pairs)} held-out pairs has an image, so that train.eval_image_lift would do nothing; "
+            "write `train.eval_image_lift=null`"
+        )
+
+
+def describe_without_lift(
+    pairs: Sequence[PreferencePair], settings: OtherImageSettings, one_colour: Callable[[ImageRef], bool]
+) -> str:
+    """One line on held-out pairs that ``train.eval_image_lift`` cannot look at; empty where there are none.
+
+    Args:
+        settings: of the pictures that it makes.
+        one_colour: whether every pixel of an image is the same.
+    """
+    without = [pair.id for pair in pairs if not pair.images]
+    same: list[str] = []
+    if settings.repeats_one_colour:
+        known = {image: one_colour(image) for image in {image for pair in pairs for image in pair.images}}
+        same = [pair.id for pair in pairs if any(known[image] for image in pair.images)]
+    told = [f"{len(without)} have no picture ({_first(without)})"] if without else []
+    told += [f"{len(same)} have one of one colour ({_first(same)})"] if same else []
+    count = f"{len(without) + len(same)} of {len(pairs)} pairs"
+    return f"{count} are not in train.eval_image_lift: {', '.join(told)}" if told else ""
 
 
 def refuse_without_images(pairs: Sequence[PreferencePair]) -> None:

@@ -23,7 +23,7 @@ from mmpref.models.part_counts import as_facts
 from mmpref.recipe.sections import Recipe
 from mmpref.records import PreferencePair
 from mmpref.rundir.claim import Claim, check_output, claim_output, with_real_output
-from mmpref.rundir.content import MODEL_FILES, files_of_model
+from mmpref.rundir.content import MODEL_FILES, PAIR_TEXTS, files_of_model
 from mmpref.rundir.folder import RunDir
 from mmpref.rundir.train_log import TrainLog
 from mmpref.training.loss_settings import (
@@ -51,7 +51,9 @@ from mmpref.training.run.facts import facts_at_start, files_in, late_facts, pair
 from mmpref.training.run.first_step import FirstStep
 from mmpref.training.run.images import ImageListKept
 from mmpref.training.run.last_checkpoint import checkpoint_on_failed_write, checkpoint_on_unreadable_row
+from mmpref.training.run.other_images import eval_other_image_of
 from mmpref.training.run.pair_groups import describe_groups, works_of
+from mmpref.training.run.pair_texts import write_pair_texts
 from mmpref.training.run.resume import check_pairs, choose_checkpoint, step_of
 from mmpref.training.run.setup import Setup, set_up, smaller_weights
 from mmpref.training.run.start_adapter import with_start_adapter
@@ -277,6 +279,8 @@ def _trainer_of(prepared: PreparedRun, setup: Setup, facts: dict[str, Any], logg
         group_pairs=recipe.train.group_pairs,
         checkpoint_facts=facts,
         run_folder=recipe.output,  # locked for this run
+        eval_other_image=eval_other_image_of(recipe),
+        pair_log=recipe.train.pair_log,
     )
     return PreferenceTrainer(
         setup.loaded.model,
@@ -294,6 +298,8 @@ def _add_callbacks(trainer: PreferenceTrainer, context: RunContext, logger: Json
         context.say(f"step {step}: {message}")
 
     callbacks = context.callbacks
+    if not context.recipe.train.pair_log:
+        context.say("train.pair_log=0: there is no pairs.parquet, and no alarm looks at lengths")
     if context.world.is_first:
         trainer.add_callback(Alarms(trainer.pair_log, event))
     lines = context.log.line if callbacks.losses is None else context.log.saying(callbacks.losses)
@@ -325,10 +331,18 @@ def first_step(loaded: LoadedRun, state: RunState) -> None:
         make_folder(trainer, run.logs)
         prepared.data.quarantine.write()
         loaded.logger.begin_from(checkpoint, -1 if checkpoint is None else step_of(checkpoint))
+        _write_pair_texts(loaded, new=checkpoint is None)
     if world.model_is_wrapped_in_train:
         trainer.add_callback(before)
     else:
         before.evaluate()
+
+
+def _write_pair_texts(loaded: LoadedRun, *, new: bool) -> None:
+    """Some pairs to read; a resumed run keeps those that are there."""
+    file = loaded.context.run.path / PAIR_TEXTS
+    if new or not file.is_file():
+        write_pair_texts(file, loaded.setup.train.pairs, loaded.setup.eval.pairs)
 
 
 def fit(loaded: LoadedRun) -> None:
@@ -366,7 +380,8 @@ def finish(loaded: LoadedRun) -> RunDir:
         trainer.pair_log.flush()
         with world.fail_together():
             if world.is_first:
-                trainer.pair_log.write(run.pairs_file)
+                if recipe.train.pair_log or len(trainer.pair_log):  # of a part that kept some
+                    trainer.pair_log.write(run.pairs_file)
                 if has_eval:
                     trainer.eval_log.write(run.eval_pairs_file)
         trainer.checkpointer.write_model(recipe.model.path, run.model, dtype=recipe.model.save_dtype)

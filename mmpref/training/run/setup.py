@@ -39,7 +39,14 @@ from mmpref.training.precision import autocast_dtype, describe, loaded_as, tunin
 from mmpref.training.run.data import RunData
 from mmpref.training.run.feature_cache import KeptFeatures, open_features
 from mmpref.training.run.lengths import fit_data
-from mmpref.training.run.other_images import notes_on_other_images, other_image_of, refuse_without_images
+from mmpref.training.run.other_images import (
+    describe_without_lift,
+    eval_other_image_of,
+    notes_on_other_images,
+    other_image_of,
+    refuse_held_out_without_images,
+    refuse_without_images,
+)
 from mmpref.training.run.pair_notes import describe_quarantined, describe_row_weights, notes_on_pairs
 from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
 from mmpref.training.run.start_adapter import adapter_folder, describe_start
@@ -104,6 +111,10 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
         for name, pairs in (("data.train", data.train), ("data.eval", data.eval)):
             for line in notes_on_other_images(pairs, encoder.other_image):
                 say(f"{name}: {line}")
+    if (lift := eval_other_image_of(recipe)) is not None:
+        refuse_held_out_without_images(data.eval)
+        if note := describe_without_lift(data.eval, lift, data.images.has_one_colour):
+            say(f"data.eval: {note}")
     train, held_out = fit_data(recipe, data, encoder, say)
     if objective.needs_labels:  # no answer of a row that was set aside
         train.pairs, held_out.pairs = (with_mismatched(plan.pairs, seed=recipe.seed) for plan in (train, held_out))

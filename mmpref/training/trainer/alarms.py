@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mmpref.training.trainer.log_lines import LogLines
-from mmpref.training.trainer.metrics import PairLog
+from mmpref.training.trainer.pair_log import PairLog
 from mmpref.training.trainer.swallowed import SWALLOWED
 
 PATIENCE = 3
@@ -37,7 +37,9 @@ class Alarms(LogLines):
     """Watches a run.
 
     Args:
-        pairs: statistics of every pair so far; the last of them show whether length is what is learned.
+        pairs: statistics of the pairs so far that are kept; the last of them show whether length is what is learned.
+            Where a share is kept (``train.pair_log``) they reach further back, and where none is there is no such
+            alarm.
         event: called once per alarm with (step, name, sentence).
     """
 

@@ -89,6 +89,7 @@ class Loaders:
             )
         self._args, self._world, self._costs = args, world, costs
         self._grouped = options.group_pairs == "prompt"
+        self._eval_other_image = options.eval_other_image
         self._needs_rejected = inputs.objective.needs_rejected
         self._dummies = dummy_batches_for(
             world, inputs.model, inputs.collator, inputs.train_pairs, inputs.eval_pairs, costs
@@ -150,7 +151,8 @@ class Loaders:
         )
         demonstrated = any(pair.rejected is None for pair in pairs)
         both = self._needs_rejected or not demonstrated
-        return loader_of(dataset, batches, _RowsOrNone(self.collator.changed(need_rejected=both)), self._args)
+        collator = self.collator.changed(need_rejected=both).lifting(self._eval_other_image)
+        return loader_of(dataset, batches, _RowsOrNone(collator), self._args)
 
     def pad_to_longest_rank(
         self, batches: Sequence[Sequence[PairBatch]], *, training: bool = True

@@ -1,22 +1,18 @@
-"""Per-pair statistics of a run: means for the log, and every pair's own values for the analyses afterwards."""
+"""The log of a run: means of the pairs' statistics, and the lines of ``metrics.jsonl``."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
-from mmpref.errors import CheckpointError, library_errors
-from mmpref.files.writing import open_to_append, replacing, write_text, writing_to
+from mmpref.files.writing import open_to_append, write_text, writing_to
 from mmpref.rundir.locking import has_vanished
 from mmpref.training.trainer.log_lines import LogLines
 
@@ -77,95 +73,6 @@ class Meter:
                 found[name] = (before[0] + total, before[1] + count)
         self._totals.clear()
         return found
-
-
-class PairLog:
-    """Every pair's statistics, step by step, for ``pairs.parquet``. Kept on the device until :meth:`flush`.
-
-    Args:
-        gather: brings the rows of all ranks together; every rank must :meth:`flush` when one does.
-    """
-
-    def __init__(self, gather: Gather = list_of_one) -> None:
-        self._gather = gather
-        self._pending: list[tuple[int, tuple[str, ...], dict[str, Tensor]]] = []
-        self._columns: dict[str, list[Any]] = {"step": [], "pair_id": []}
-
-    def add(self, step: int, pair_ids: Sequence[str], stats: Mapping[str, Tensor]) -> None:
-        """Statistics [B] of a batch, detached; they stay on their device until :meth:`flush`."""
-        self._pending.append((step, tuple(pair_ids), dict(stats)))
-
-    def flush(self) -> None:
-        """Move what is pending to the host: one transfer per statistic, at log time and not per step."""
-        for block in self._gather(self._take_pending()):
-            rows_before = len(self._columns["step"])
-            for name, values in block.items():
-                self._columns.setdefault(name, [None] * rows_before).extend(values)
-            for column in self._columns.values():  # a statistic that this stretch did not have
-                column.extend([None] * (len(self._columns["step"]) - len(column)))
-
-    def _take_pending(self) -> dict[str, list[Any]]:
-        """This rank's rows since the last flush, as columns; {} without any."""
-        if not self._pending:
-            return {}
-        block: dict[str, list[Any]] = {"step": [], "pair_id": []}
-        for step, pair_ids, _ in self._pending:
-            block["step"].extend([step] * len(pair_ids))
-            block["pair_id"].extend(pair_ids)
-        for name in sorted({name for _, _, stats in self._pending for name in stats}):
-            device = next(stats[name].device for _, _, stats in self._pending if name in stats)
-            parts = [
-                stats[name].float() if name in stats else torch.full((len(ids),), float("nan"), device=device)
-                for _, ids, stats in self._pending
-            ]
-            values = torch.cat(parts).tolist()
-            block[name] = [None if value != value else value for value in values]
-        self._pending.clear()
-        return block
-
-    def drop_pending(self, *, after: int | None = None) -> None:
-        """Forget what was added since the last :meth:`flush`.
-
-        Args:
-            after: only what is of later steps than this one.
-        """
-        self._pending = [] if after is None else [entry for entry in self._pending if entry[0] <= after]
-
-    def has_step(self, step: int) -> bool:
-        """Whether any flushed row is of this step."""
-        return step in self._columns["step"]
-
-    def recent(self, count: int, names: Sequence[str], step: int) -> list[list[Any]]:
-        """The last values of some statistics as they were at a log line; empty lists where one was never recorded.
-
-        Args:
-            step: of the log line: rows are flushed with each, so all up to it come before all behind it.
-        """
-        if any(name not in self._columns for name in names):
-            return [[] for _ in names]
-        end = bisect_right(self._columns["step"], step)
-        return [self._columns[name][max(0, end - count) : end] for name in names]
-
-    def restore(self, columns: Mapping[str, list[Any]]) -> None:
-        """Start from rows written before (:func:`read_pair_log`), as a resumed run does."""
-        self._pending.clear()
-        self._columns = {name: list(values) for name, values in columns.items()}
-
-    def write(self, path: Path) -> int:
-        """Write all rows as parquet, written atomically; returns how many. Of several ranks one writes, after all
-        of them flushed."""
-        if self._pending:
-            self.flush()
-        with replacing(path) as stream:
-            pq.write_table(pa.table(self._columns), stream)
-        return len(self._columns["step"])
-
-
-def read_pair_log(path: Path) -> dict[str, list[Any]]:
-    """``pairs.parquet`` of a run as columns: ``step``, ``pair_id`` and one per statistic (None where absent)."""
-    with library_errors(CheckpointError, f"{path} cannot be read", "copy it again, or resume from another checkpoint"):
-        columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
-    return columns
 
 
 LINES = "metrics.jsonl"

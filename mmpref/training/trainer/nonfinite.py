@@ -21,7 +21,7 @@ from transformers import TrainerState
 
 from mmpref.errors import NonFiniteError
 from mmpref.training.trainer.gradient_norms import GradientNorms, gradient_facts, norms_by_name
-from mmpref.training.trainer.metrics import PairLog
+from mmpref.training.trainer.pair_log import PairLog
 from mmpref.training.trainer.update_watch import UpdateNotes
 
 logger = logging.getLogger(__name__)

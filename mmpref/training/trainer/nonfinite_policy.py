@@ -14,8 +14,8 @@ from transformers import Trainer
 from mmpref.losses import PairLogps
 from mmpref.training.parallel.world import World
 from mmpref.training.trainer.checkpointer import raw_optimizer
-from mmpref.training.trainer.metrics import PairLog
 from mmpref.training.trainer.nonfinite import BeforeStep, Update, UpdateGuard, can_leave_out
+from mmpref.training.trainer.pair_log import PairLog
 from mmpref.training.trainer.signals import StopAtStepEnd
 from mmpref.training.trainer.update_watch import UpdateWatch
 

@@ -48,11 +48,15 @@ class TrainerOptions:
         checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
         other_image: the other pictures that a loss with an image term looks at; where ``collator`` is given, its
             encoder says which.
+        eval_other_image: the other pictures that both answers of held-out pairs are run under at every evaluation, for
+            any loss (``lift/...``): made ones, the same in every epoch. None runs none.
+        pair_log: the share of training pairs whose statistics are kept one by one, 0 to 1, chosen by their ids.
         run_folder: the run folder around ``args.output_dir``, which the caller has locked for this training. Default:
             there is none, and the trainer locks ``args.output_dir`` while it trains.
 
     Raises:
-        ConfigError: ``group_pairs`` is neither of the two.
+        ConfigError: ``group_pairs`` is neither of the two, ``pair_log`` no share, or ``eval_other_image`` of another
+            kind.
     """
 
     tuning: Tuning | None = None
@@ -69,10 +73,20 @@ class TrainerOptions:
     checkpoint_facts: Mapping[str, Any] | None = None
     run_folder: Path | None = None
     other_image: OtherImageSettings | None = None
+    eval_other_image: OtherImageSettings | None = None
+    pair_log: float = 1.0
 
     def __post_init__(self) -> None:
         if self.group_pairs not in (known := get_args(GroupPairs)):
             raise ConfigError(f"group_pairs is {self.group_pairs!r}, want {' or '.join(map(repr, known))}")
+        if not 0 <= self.pair_log <= 1:
+            raise ConfigError(f"pair_log is {self.pair_log!r}, want a share of the pairs, 0 to 1")
+        shown = self.eval_other_image
+        if shown is not None and (shown.source != "made" or shown.changes_with_epoch):
+            raise ConfigError(
+                "eval_other_image must be made, and the same in every epoch, so that evaluations compare: give "
+                "OtherImageSettings(source='made', kind='blank')"
+            )
 
     def with_former_keywords(self, given: Mapping[str, Any]) -> TrainerOptions:
         """These options, with what scripts from before there were any gave to the trainer itself.

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from mmpref.records import PreferencePair
 from mmpref.training.trainer.breakdown import Breakdown
-from mmpref.training.trainer.metrics import Gather, Meter, PairLog, list_of_one, read_pair_log
+from mmpref.training.trainer.metrics import Gather, Meter, list_of_one
+from mmpref.training.trainer.pair_log import PairLog, read_pair_table
 
 PAIRS = "pairs.parquet"
 EVAL_PAIRS = "pairs_eval.parquet"
+_NO_FACTS: Mapping[str, Tensor] = {}
 
 
 class StatsRecorder:
@@ -21,23 +23,32 @@ class StatsRecorder:
 
     Args:
         gather: what each rank has, given what this one has; every rank must call together what flushes or takes.
+        share: of the training pairs whose own values are kept; means are over all of them, and held-out pairs are
+            kept always.
 
     Attributes:
         meter: means of the training pairs since the last log line.
-        pair_log: every training pair's values, by step.
+        pair_log: the kept training pairs' values, by step.
         eval_log: every held-out pair's values, by step.
     """
 
-    def __init__(self, gather: Gather = list_of_one) -> None:
+    def __init__(self, gather: Gather = list_of_one, *, share: float = 1.0) -> None:
         self._gather = gather
         self.meter = Meter()
-        self.pair_log = PairLog(gather)
+        self.pair_log = PairLog(gather, share=share)
         self.eval_log = PairLog(gather)
 
-    def add(self, step: int, pair_ids: Sequence[str], stats: Mapping[str, Tensor]) -> None:
-        """Statistics [B] of a micro-batch of training, detached."""
+    def add(
+        self, step: int, pair_ids: Sequence[str], stats: Mapping[str, Tensor], facts: Mapping[str, Tensor] = _NO_FACTS
+    ) -> None:
+        """A micro-batch of training.
+
+        Args:
+            stats: [B] each, detached.
+            facts: what else stands in a pair's row, [B] each: no means are made of it.
+        """
         self.meter.add(stats)
-        self.pair_log.add(step, pair_ids, stats)
+        self.pair_log.add(step, pair_ids, {**stats, **facts})
 
     def take_means(self) -> dict[str, float]:
         """Means of the training pairs since the last call, over all ranks; their own values go to the host with it."""
@@ -77,8 +88,8 @@ class StatsRecorder:
         Raises:
             CheckpointError: a file cannot be read.
         """
-        self.pair_log.restore(read_pair_log(folder / PAIRS))
-        self.eval_log.restore(read_pair_log(folder / EVAL_PAIRS))
+        self.pair_log.restore(read_pair_table(folder / PAIRS))
+        self.eval_log.restore(read_pair_table(folder / EVAL_PAIRS))
 
 
 class EvaluationStats:
@@ -88,11 +99,13 @@ class EvaluationStats:
         self._gather, self._log, self._step = gather, log, step
         self._meter, self._breakdown = Meter(), Breakdown(pairs)
 
-    def add(self, pair_ids: Sequence[str], stats: Mapping[str, Tensor]) -> None:
-        """Statistics [B] of a batch."""
+    def add(
+        self, pair_ids: Sequence[str], stats: Mapping[str, Tensor], facts: Mapping[str, Tensor] = _NO_FACTS
+    ) -> None:
+        """Statistics [B] of a batch, and what else stands in the rows of its pairs."""
         self._meter.add(stats)
         self._breakdown.add(pair_ids, stats)
-        self._log.add(self._step, pair_ids, stats)
+        self._log.add(self._step, pair_ids, {**stats, **facts})
 
     def take(self) -> dict[str, float]:
         """Means over the pairs of all ranks, in all and by group."""

@@ -47,6 +47,7 @@ from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World
 from mmpref.training.parallel.zero import refuse_other_way
 from mmpref.training.trainer.checkpointer import Checkpointer
+from mmpref.training.trainer.image_lift import image_lift, logps_under_other
 from mmpref.training.trainer.inputs import AdapterOrFolder, Given, Model, PairsOrFile, TrainerInputs, as_rows_of
 from mmpref.training.trainer.learning import refuse_balance_without_graph
 from mmpref.training.trainer.loaders import Loaders, Pairs
@@ -60,11 +61,12 @@ from mmpref.training.trainer.memory_errors import (
     out_of_memory,
     remedies,
 )
-from mmpref.training.trainer.metrics import PairLog
 from mmpref.training.trainer.nonfinite import UpdateGuard
 from mmpref.training.trainer.nonfinite_policy import NonFinitePolicy
 from mmpref.training.trainer.options import TrainerOptions
 from mmpref.training.trainer.own_arguments import own_arguments
+from mmpref.training.trainer.pair_facts import pair_facts
+from mmpref.training.trainer.pair_log import PairLog
 from mmpref.training.trainer.param_groups import refuse_idle_rates, split_by_part
 from mmpref.training.trainer.recorder import StatsRecorder
 from mmpref.training.trainer.signals import StopAtStepEnd
@@ -156,7 +158,8 @@ class PreferenceTrainer(Trainer):
         """What this trainer is made of beside the stock one; the overrides below only call it."""
         self.signals = StopAtStepEnd(together=self.world.size > 1)
         self.swallowed = SwallowedUpdates(self.log)
-        self.recorder = StatsRecorder(self.world.gather)
+        self.recorder = StatsRecorder(self.world.gather, share=options.pair_log)
+        self._lifts = options.eval_other_image is not None
         self.watch = UpdateWatch()
         self.constants = UpdateConstants(self.objective, self.world)
         self.nonfinite = NonFinitePolicy(
@@ -185,7 +188,7 @@ class PreferenceTrainer(Trainer):
 
     @property
     def pair_log(self) -> PairLog:
-        """Every training pair's statistics, step by step (``pairs.parquet``)."""
+        """Statistics of the training pairs that are kept, step by step (``pairs.parquet``)."""
         return self.recorder.pair_log
 
     @property
@@ -216,7 +219,8 @@ class PreferenceTrainer(Trainer):
         # Data-parallel wrappers average gradients over ranks; the division above is already over all ranks' pairs.
         loss = (output.per_pair.sum() + without_weight) * (self.world.size / pairs)
         self.nonfinite.add_loss(loss)
-        self.recorder.add(self.state.global_step + 1, inputs.counted_ids, output.stats)
+        facts = pair_facts(inputs, output)
+        self.recorder.add(self.state.global_step + 1, inputs.counted_ids, output.stats, facts)
         self.world.report_progress(self.state.global_step + 1, "exchanging gradients", inputs.counted_ids)
         return (loss, output) if return_outputs else loss
 
@@ -391,7 +395,8 @@ class PreferenceTrainer(Trainer):
         """Mean loss and statistics over held-out pairs, each pair counted once (``eval_rewards/accuracies``, ...).
 
         Loss, accuracy and margin are reported by source and by score gap as well (``eval_source/NAME/...``,
-        ``eval_gap/low/...``).
+        ``eval_gap/low/...``), and with ``TrainerOptions.eval_other_image`` what the images are worth to both answers
+        (``eval_lift/chosen``, ``eval_lift/rejected``, ``eval_lift/helps``).
 
         Raises:
             ConfigError: there are no held-out pairs.
@@ -411,7 +416,8 @@ class PreferenceTrainer(Trainer):
             with recording as found, torch.no_grad(), self.compute_loss_context_manager():
                 for batch in self._parts_of(loader):
                     output = self._evaluated(model, batch)
-                    found.add(batch.counted_ids, {**output.stats, "loss": output.per_pair.detach()})
+                    facts = pair_facts(batch, output)
+                    found.add(batch.counted_ids, {**output.stats, "loss": facts["loss"]}, facts)
         finally:
             model.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.take().items()}
@@ -430,7 +436,12 @@ class PreferenceTrainer(Trainer):
         with explain_oom(lambda: doing, lambda: eval_remedies(self.model, self.args, self.collator.encoder, batch)):
             here = self._prepare_inputs(replace(batch, mismatched=None))  # they were looked at before
             logps = self.constants.added_in_evaluation(self._logps(model, here, self._reference))
-            return self._objective(logps, here)[0]
+            output = self._objective(logps, here)[0]
+            if not self._lifts:
+                return output
+            other = logps_under_other(model, here, always=self.world.is_sharded)
+            lift = {} if other is None else image_lift(logps, other, here)
+            return replace(output, stats={**output.stats, **{name: lift[name][: here.counted] for name in lift}})
 
     def get_train_dataloader(self) -> DataLoader[tuple[PairBatch, ...]]:
         """This process's batches of training pairs."""

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from mmpref.training.trainer.alarms import LENGTH_WINDOW, Alarms, correlation
-from mmpref.training.trainer.metrics import PairLog
+from mmpref.training.trainer.pair_log import PairLog
 
 HEALTHY = {"loss": 0.6, "logps/chosen": -100.0, "len/chosen": 50.0, "ref_logps/chosen": -98.0,
            "rewards/margins": 0.8, "uni/w_perf": 0.4}  # fmt: skip

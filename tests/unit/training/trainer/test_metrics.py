@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpref.training.trainer.metrics import JsonlLogger, Meter, PairLog, read_pair_log
+from mmpref.training.trainer.metrics import JsonlLogger, Meter
+from mmpref.training.trainer.pair_log import PairLog, read_pair_log
 
 
 def test_a_mean_is_over_pairs_and_not_over_batches() -> None:

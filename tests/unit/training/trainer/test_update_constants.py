@@ -18,7 +18,7 @@ from mmpref.models.logps.answer_logps import answer_sums
 from mmpref.models.logps.reference import eval_mode
 from mmpref.records import PreferencePair
 from mmpref.training import PreferenceTrainer, TrainerOptions
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from mmpref.training.trainer.update_constants import FILE
 from tests.plain_forward import build_deep, collator_for, relative
 from tests.tiny_vlms import pair

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from mmpref.models import AdapterSettings, LoadedModel, Tuning, choose_reference, prepare
 from mmpref.records import PreferencePair
 from mmpref.training import PreferenceTrainer, TrainerOptions
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.plain_forward import all_rows, build_deep, collator_for, relative
 from tests.recomputing import recomputing_arguments
 from tests.tiny_vlms import pair
