@@ -10,7 +10,9 @@ that of the process and its children.
 
 Outside of forward and backward is given in milliseconds per pair too, because a GPU computes a step in a tenth to a
 fiftieth of the time, while the host's part stays as it is; ``share_3_percent_at`` is the time of forward and backward
-of a pair of which it would be 3 %. The first update is left out of these figures: kernels warm up, workers start.
+of a pair of which it would be 3 %. ``pair log`` is what the statistics of single pairs cost once they are computed
+(``pairs.parquet``), with its share of the whole step. The first update is left out of these figures: kernels warm up,
+workers start.
 ``host`` asks the same with a tiny model, which shows the host's part in a minute.
 
 A ``start`` case is run twice: images that were found whole at the first start are not decoded at the second.
@@ -47,7 +49,7 @@ TEXT_TEMPLATE = (
     "{% if add_generation_prompt %}assistant : {% endif %}"
 )
 STEP = ("forward", "backward")
-STEP_PARTS = ("wait for data", "optimizer", "gradient norm", "log lines", "training: rest")
+STEP_PARTS = ("wait for data", "optimizer", "gradient norm", "log lines", "pair log", "training: rest")
 
 
 @dataclass
@@ -248,6 +250,10 @@ def timed_run(recipe: Path) -> dict[str, Any]:
         from mmpref.training.run import first_step, run, setup
         from mmpref.training.run.callbacks import RunCallbacks
         from mmpref.training.trainer import trainer as trainer_module
+        from mmpref.training.trainer.pair_log import PairLog
+    for name in ("add", "flush", "write"):
+        clock.around(PairLog, name, "pair log")
+    clock.around(trainer_module, "pair_facts", "pair log")
     watch(clock, run, setup, first_step, image_check)
     lines: list[tuple[float, str]] = []
     with clock.phase("recipe"):
@@ -339,6 +345,8 @@ def step_figures(found: dict[str, Any], pairs: int) -> dict[str, float]:
             f"{kind}/outside_share": outside / (inside + outside),
         }
         figures |= {f"{kind}/{phase}_ms_a_pair": 1e3 * seconds(phase, kind) / pairs for phase in STEP_PARTS}
+        whole = sum(seconds(phase, kind) for phase in last)
+        figures[f"{kind}/pair_log_share"] = seconds("pair log", kind) / whole
     figures["share_3_percent_at"] = figures["cpu/outside_ms_a_pair"] / 1e3 / 0.03
     return figures
 

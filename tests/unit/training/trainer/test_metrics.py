@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mmpref.training.trainer.metrics import JsonlLogger, Meter
-from mmpref.training.trainer.pair_log import PairLog, read_pair_log
 
 
 def test_a_mean_is_over_pairs_and_not_over_batches() -> None:
@@ -42,41 +41,6 @@ def test_sums_and_counts_are_what_is_added_over_ranks() -> None:
     meter.add({"x": torch.tensor([1.0, 3.0])})
     other_rank = {"x": (8.0, 1.0), "only there": (6.0, 2.0)}
     assert meter.take(lambda mine: [mine, other_rank]) == {"only there": 3.0, "x": 4.0}
-
-
-def test_rows_of_all_ranks_come_together_and_keep_what_only_one_of_them_has(tmp_path: Path) -> None:
-    log = PairLog(lambda mine: [mine, {"step": [1], "pair_id": ["far"], "z": [9.0]}, {}])
-    log.add(1, ["near"], {"x": torch.tensor([2.0])})
-    log.flush()
-    log.write(tmp_path / "pairs.parquet")
-    assert read_pair_log(tmp_path / "pairs.parquet") == {
-        "step": [1, 1], "pair_id": ["near", "far"], "x": [2.0, None], "z": [None, 9.0],
-    }  # fmt: skip
-
-
-def test_every_pair_is_in_the_file_with_its_step_and_absent_values_are_none(tmp_path: Path) -> None:
-    log = PairLog()
-    log.add(1, ["a", "b"], {"x": torch.tensor([1.0, float("nan")])})
-    log.flush()
-    log.add(2, ["c"], {"x": torch.tensor([3.0]), "late": torch.tensor([0.5])})
-    assert log.write(tmp_path / "pairs.parquet") == 3
-    assert read_pair_log(tmp_path / "pairs.parquet") == {
-        "step": [1, 1, 2],
-        "pair_id": ["a", "b", "c"],
-        "x": [1.0, None, 3.0],
-        "late": [None, None, 0.5],
-    }
-
-
-def test_a_restored_log_goes_on_where_it_was(tmp_path: Path) -> None:
-    first = PairLog()
-    first.add(1, ["a"], {"x": torch.tensor([1.0])})
-    first.write(tmp_path / "p")
-    second = PairLog()
-    second.restore(read_pair_log(tmp_path / "p"))
-    second.add(2, ["b"], {"x": torch.tensor([2.0])})
-    second.write(tmp_path / "p")
-    assert read_pair_log(tmp_path / "p")["x"] == [1.0, 2.0]
 
 
 LOSSES = '{"step": 1, "loss": 1}\n{"step": 2, "loss": 2}\n'
@@ -123,13 +87,3 @@ def test_a_run_that_begins_anew_has_no_lines_of_the_one_before(tmp_path: Path) -
     file.write_text('{"step": 0, "eval_loss": 1}\n{"step": 1', encoding="utf-8")
     JsonlLogger(file).begin_from(None, -1)
     assert file.read_text(encoding="utf-8") == ""
-
-
-def test_recent_values_are_those_up_to_the_line(tmp_path: Path) -> None:
-    log = PairLog()
-    for step in (1, 2, 3):
-        log.add(step, ["a", "b"], {"x": torch.tensor([10.0 * step, 10.0 * step + 1])})
-        log.flush()
-    assert log.recent(3, ("x",), 2) == [[11.0, 20.0, 21.0]]
-    assert log.recent(9, ("x",), 1) == [[10.0, 11.0]]
-    assert log.recent(2, ("x", "never"), 3) == [[], []]
