@@ -190,6 +190,8 @@ class Demo:
             "data.train": [str(self.files.root / Path(file).name) for file in shipped.data.train_paths],
             "data.eval": [str(self.files.root / Path(file).name) for file in shipped.data.eval_paths],
         }
+        if shipped.data.eval:  # measured at evaluations; training is the same to the last bit
+            changes["train.eval_image_lift"] = "blank"
         if self.scale < 1 and shipped.train.max_steps > 0:
             changes["train.max_steps"] = max(2, round(shipped.train.max_steps * self.scale))
         return load_recipe(name, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
