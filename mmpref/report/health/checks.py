@@ -80,7 +80,7 @@ def _chosen(drift: Drift | None) -> Verdict:
 def _kl(run: Run, drift: Drift | None) -> Verdict:
     lines = [line for line in run.log if number(line.get("samples/kl_k3")) is not None]
     if not lines:
-        return unknown(f"no answers were sampled (train.samples){_log_ratios(drift)}")
+        return unknown(f"no answers were sampled (train.samples){_changes(drift)}")
     last = lines[-1]
     k3, k1 = number(last["samples/kl_k3"]) or 0.0, number(last.get("samples/kl_k1"))
     length, count = number(last.get("samples/len")), number(last.get("samples/n"))
@@ -92,11 +92,11 @@ def _kl(run: Run, drift: Drift | None) -> Verdict:
     return Verdict(above(k3 / length, KL_PER_TOKEN), f"{said} ({k3 / length:.3f} a token) at step {last['step']}")
 
 
-def _log_ratios(drift: Drift | None) -> str:
+def _changes(drift: Drift | None) -> str:
     if drift is None:
         return ""
     said = ", ".join(f"{side} {change.value:+.2f}" for side, change in drift.changes.items())
-    return f"; log-ratios on the answers of the pairs, which are not the KL: {said} nats"
+    return f"; change of log-prob on the answers of the pairs, which is not the KL: {said} nats"
 
 
 def _accuracy(run: Run) -> Verdict:
