@@ -68,7 +68,7 @@ class BenchmarkSection(_Section):
     max_new_tokens: int | None = Field(default=None, gt=0)
     """The longest answer in tokens; null: the benchmark's own."""
     batch_size: int | None = Field(default=None, gt=0)
-    """Questions answered together at most, where mmpref sweep asks them; null: the default of mmpref eval."""
+    """Questions answered together at most; null: sample.batch_size in rounds, else the default of mmpref eval."""
     options: Settings = {}
     """Options of the benchmark: {synonyms: FILE, prompts: FILE} for chair."""
 
@@ -112,7 +112,7 @@ class SampleSection(_Section):
     pair: PairSection = PairSection()
     """How pairs are chosen."""
     evals: list[BenchmarkSection] = []
-    """What the start model and each round's model answer."""
+    """What the start model and each round's model answer; where it is empty, the recipe's own evals."""
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

@@ -503,7 +503,8 @@ class Recipe(Section):
     preflight: bool = True
     """Check on the first pairs that the model sees its images and that both ways of running a pair agree."""
     evals: list[BenchmarkSection] = []
-    """Benchmarks that mmpref sweep asks the model of every cell; mmpref train does not read them."""
+    """Benchmarks that mmpref sweep asks the model of every cell, and mmpref sample round those of the rounds where
+    sample.evals is empty; mmpref train does not read them."""
     sample: SampleSection | None = None
     """How mmpref sample round makes pairs with the model itself, and evaluates it; mmpref train does not read it."""
 

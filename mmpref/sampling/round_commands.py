@@ -78,6 +78,11 @@ class RoundCommands:
             )
         return self.recipe.sample
 
+    @property
+    def evals(self) -> list[BenchmarkSection]:
+        """What every model is asked: ``sample.evals``, or the recipe's own ``evals`` where that is empty."""
+        return self.sample.evals or self.recipe.evals
+
     def check(self) -> None:
         """Look at what a later step would be refused for, before the first one runs.
 
@@ -85,6 +90,9 @@ class RoundCommands:
             ConfigError: no section ``sample``, no single source of prompts, a scorer that there is not, or its options.
         """
         self.generate(1)
+        names = [benchmark.folder for benchmark in self.evals]
+        if double := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"two evals are called '{double[0]}'; give one of them a name of its own")
         for name, scorer in self.sample.scorers.items():
             check_options(name, scorer.kind or name, scorer.options)
 
@@ -98,11 +106,12 @@ class RoundCommands:
 
     def evaluations(self, number: int) -> Iterator[Command]:
         """The benchmarks, answered by the model that a round trained (0: by the start model)."""
-        for benchmark in self.sample.evals:
+        for benchmark in self.evals:
             folder = self.run_of(number) / "evals" / benchmark.folder
             yield Command(
                 step=f"eval {benchmark.folder}",
-                arguments=("eval", *self._model(number), *self._benchmark(benchmark), "--out", str(folder),
+                arguments=("eval", *self._model(number, benchmark.batch_size is None), *self._benchmark(benchmark),
+                           "--out", str(folder),
                            *_options(benchmark.options)),
                 folder=folder,
             )  # fmt: skip
@@ -204,8 +213,12 @@ class RoundCommands:
         fresh = {"adapter.init": "zero"} if adapter.init != "zero" else {}  # that is how a new adapter begins
         return {"adapter.path": before, **fresh}
 
-    def _model(self, number: int) -> tuple[str, ...]:
-        """The model that a round trained, as an option, and how it answers."""
+    def _model(self, number: int, batched: bool = True) -> tuple[str, ...]:
+        """The model that a round trained, as an option, and how it answers.
+
+        Args:
+            batched: in batches of ``sample.batch_size``; a benchmark's own size is said elsewhere.
+        """
         recipe = self.recipe
         stored = recipe.adapter.stored_as if recipe.adapter.kind != "none" else None
         kwargs = recipe.processing.template_kwargs
@@ -215,7 +228,7 @@ class RoundCommands:
             "--quantization": "nf4" if stored == "fp4" else stored,
             "--max-pixels": recipe.processing.max_pixels,
             "--template-kwargs": json.dumps(kwargs) if kwargs and not number else None,
-            "--batch-size": self.sample.batch_size,
+            "--batch-size": self.sample.batch_size if batched else None,
             "--processes": self.sample.processes if self.sample.processes > 1 else None,
             "--cpu-threads": recipe.cpu_threads,
         }
@@ -227,6 +240,7 @@ class RoundCommands:
             "--image-root": benchmark.image_root or self.recipe.data.root,
             "--protocol": benchmark.protocol,
             "--max-new-tokens": benchmark.max_new_tokens,
+            "--batch-size": benchmark.batch_size,
         }
         return ["--benchmark", benchmark.benchmark, *questions, *_flags(given)]
 

@@ -220,7 +220,7 @@ class Rounds:
         runs = [
             {"label": f"round {number}" if number else "start", "path": str(commands.run_of(number))}
             for number in range(len(facts))
-            if number or commands.sample.evals
+            if number or commands.evals
         ]
         for run in runs:
             run["path"] = str(Path(run["path"]).relative_to(commands.out))

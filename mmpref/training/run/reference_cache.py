@@ -10,11 +10,13 @@ entry, and an answer that stands in several pairs, on either side, is one entry.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from torch import Tensor, nn
 
 from mmpref.errors import CheckpointError, ConfigError, library_errors, one_line
 from mmpref.files.hashes import Say, joined
-from mmpref.files.temporary import remove_abandoned
+from mmpref.files.locking import Locked, NoLocksError, locked
+from mmpref.files.temporary import remove_abandoned, shortened
 from mmpref.files.writing import replacing, write_json, writing_to
 from mmpref.models.loaded import LoadedModel
 from mmpref.models.logps.reference import eval_mode
@@ -49,6 +52,8 @@ FORMAT = 3
 _OF = "facts"
 _PART = re.compile(r"part-([0-9a-f]{64})\.safetensors")
 ANSWERS_PER_PART = 512
+_PATIENCE = 0.5
+"""Seconds to wait for a lock before it is said."""
 
 
 class ReferenceCache:
@@ -233,6 +238,31 @@ class ReferenceCache:
         with replacing(self.folder / f"part-{hashlib.sha256(content).hexdigest()}.safetensors") as stream:
             stream.write(content)
         self._entries.update(entries)
+
+
+@contextlib.contextmanager
+def one_fills(folder: Path, world: World, say: Say) -> Iterator[None]:
+    """Be the only run that opens and fills a cache, for the length of the block; another is waited for, and what it
+    computed is then there. All ranks must enter it together.
+
+    Args:
+        folder: of the cache; a lock file lies beside it meanwhile, where the file system has locks.
+        world: its first rank has the lock.
+        say: called where another run has it.
+    """
+    lock = folder.absolute().with_name(f".{shortened(folder.name)}.lock")
+    with contextlib.ExitStack() as stack:
+
+        def wait() -> None:
+            with contextlib.suppress(NoLocksError):  # two runs then compute the same, and write it under the same name
+                try:
+                    stack.enter_context(locked(lock, leave=False, patience=_PATIENCE))
+                except Locked as err:
+                    say(f"reference cache: {err.holder or 'another process'} fills {folder}; it is waited for")
+                    stack.enter_context(locked(lock, leave=False, patience=math.inf))
+
+        world.on_first_rank(wait)
+        yield
 
 
 def _answers_of(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -48,7 +50,7 @@ from mmpref.training.run.other_images import (
     refuse_without_images,
 )
 from mmpref.training.run.pair_notes import describe_quarantined, describe_row_weights, notes_on_pairs
-from mmpref.training.run.reference_cache import ReferenceCache, cache_facts
+from mmpref.training.run.reference_cache import ReferenceCache, cache_facts, one_fills
 from mmpref.training.run.start_adapter import adapter_folder, describe_start
 from mmpref.training.trainer.memory_errors import explain_oom
 
@@ -149,7 +151,8 @@ def set_up(recipe: Recipe, objective: Objective, data: RunData, say: Say, world:
     if features is not None:
         collator = collator.with_features(features.files)
     cached = [] if recipe.reference.kind == "cache" else ["reference.kind=cache"]
-    with explain_oom(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]):
+    alone = one_fills(_cache_folder(recipe), world, say) if _has_cache(recipe, objective) else nullcontext()
+    with explain_oom(lambda: "making the reference", lambda: [*cached, *smaller_weights(recipe)]), alone:
         reference = _reference(recipe, objective, loaded, collator, world)
         if isinstance(reference, ReferenceCache) and not world.model_is_wrapped_in_train:
             pairs = [*train.pairs, *held_out.pairs]
@@ -195,10 +198,18 @@ def _reference(
         return choose_reference(loaded.model, objective.needs_reference, kind=section.kind, start=start_of(recipe))
     if not objective.needs_reference:
         return None
-    folder = section.cache or recipe.output.with_name(f"{recipe.output.name}.reference")
+    folder = _cache_folder(recipe)
     facts = world.on_first_rank(lambda: cache_facts(recipe, loaded, collator))
     world.on_first_rank(lambda: len(ReferenceCache.open(folder, facts)))  # makes it, if it is new
     return ReferenceCache.open(folder, facts)
+
+
+def _has_cache(recipe: Recipe, objective: Objective) -> bool:
+    return recipe.reference.kind == "cache" and objective.needs_reference
+
+
+def _cache_folder(recipe: Recipe) -> Path:
+    return recipe.reference.cache or recipe.output.with_name(f"{recipe.output.name}.reference")
 
 
 def compute_reference(

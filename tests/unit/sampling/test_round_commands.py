@@ -147,3 +147,19 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         commands(tmp_path, "sample.scorers.f={kynd: objects}")
     with pytest.raises(ConfigError, match="weights names 'second'"):
         commands(tmp_path, "sample.scorers={objects: {}}")
+
+
+def test_rounds_ask_the_recipe_s_own_evals_where_the_section_names_none_each_in_its_own_batches(
+    tmp_path: Path,
+) -> None:
+    evals = "evals=[{benchmark: pope, questions: q.jsonl, batch_size: 3}, {benchmark: chair, questions: c.json}]"
+    made = commands(tmp_path, evals, "sample.evals=[]", "sample.batch_size=7")
+    sizes = {command.step: value(command.arguments, "--batch-size") for command in made.evaluations(0)}
+    assert sizes == {"eval pope": ["3"], "eval chair": ["7"]}
+    assert [command.step for command in commands(tmp_path, evals).evaluations(0)] == ["eval chair", "eval hard"]
+
+
+def test_two_of_the_recipe_s_own_evals_may_not_share_a_name(tmp_path: Path) -> None:
+    twice = "evals=[{benchmark: pope, questions: q.jsonl}, {benchmark: pope, questions: r.jsonl}]"
+    with pytest.raises(ConfigError, match="two evals are called 'pope'"):
+        commands(tmp_path, twice, "sample.evals=[]").check()
