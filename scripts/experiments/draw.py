@@ -105,18 +105,17 @@ class Experiment:
             if (result.arm, result.place) == (arm, place) and metric in result.values
         }
 
-    @property
-    def whole_seeds(self) -> tuple[str, ...]:
-        """Seeds with which every arm was trained at every place."""
+    def whole_seeds(self, arms: Sequence[str]) -> tuple[str, ...]:
+        """Seeds with which each of these arms was trained at every place of the experiment."""
         seen = {(result.arm, result.place, result.seed) for result in self.results}
-        wanted = [(arm, place) for arm in self.arms for place in self.places]
+        wanted = [(arm, place) for arm in arms for place in self.places]
         seeds = sorted({result.seed for result in self.results}, key=_as_number)
         return tuple(seed for seed in seeds if all((*cell, seed) in seen for cell in wanted))
 
-    def of_whole_seeds(self) -> Experiment:
-        """Without the seeds that lack some cell."""
-        kept = self.whole_seeds
-        results = tuple(result for result in self.results if result.seed in kept)
+    def of_whole_seeds(self, *arms: str) -> Experiment:
+        """These arms alone, without the seeds that lack some cell: cells are compared on the same seeds."""
+        kept = self.whole_seeds(arms)
+        results = tuple(result for result in self.results if result.seed in kept and result.arm in arms)
         return Experiment(self.axes, results, {seed: self.starts[seed] for seed in kept if seed in self.starts})
 
     def has(self, metric: str) -> bool:
@@ -224,6 +223,7 @@ def _paired(experiment: Experiment, arm: str, base: str, place: tuple[str, ...],
 
 def grid_map(experiment: Experiment, arm: str, rows: str, columns: str) -> list[str]:
     """CHAIR_s / recall / words of one arm over two axes, means over seeds; the lowest CHAIR_s and highest F1 marked."""
+    experiment = experiment.of_whole_seeds(arm)
     across, down = experiment.axes.index(columns), experiment.axes.index(rows)
     values = [
         sorted({place[axis] for place in experiment.places}, key=_as_number) for axis in (down, across)
@@ -233,7 +233,8 @@ def grid_map(experiment: Experiment, arm: str, rows: str, columns: str) -> list[
     known = [place for place, mean in means.items() if mean is not None]
     best = min(known, key=lambda place: means[place] or 0.0) if known else None
     best_f1 = max(known, key=lambda place: f1[place] or 0.0) if known else None
-    lines = _head([f"{arm}: {_TEXTS.get(rows, rows)} \\ {_TEXTS.get(columns, columns)}", *values[1]])
+    seeds = f"{arm} (seeds {', '.join(experiment.whole_seeds([arm]))})"
+    lines = _head([f"{seeds}: {_TEXTS.get(rows, rows)} \\ {_TEXTS.get(columns, columns)}", *values[1]])
     for row in values[0]:
         cells = []
         for column in values[1]:
@@ -256,18 +257,18 @@ def _mean(experiment: Experiment, arm: str, place: tuple[str, ...], metric: str)
 
 def shares(experiment: Experiment, pairs: Sequence[tuple[str, str]]) -> list[str]:
     """In how many cells one arm is better than another, on means over seeds; and over all cells and seeds."""
-    lines = [f"{len(experiment.places)} cells; seeds: {', '.join(experiment.whole_seeds)}", ""]
-    lines += _head(["", "metric", "cells", "share [95 %]", "p", "cells x seeds"])
+    lines = _head(["", "metric", "cells", "share [95 %]", "p", "cells x seeds", "seeds"])
     for arm, base in pairs:
+        pair = experiment.of_whole_seeds(arm, base)
         for name, label, sign in _compared():
-            changes = _changes_of_means(experiment, arm, base, name)
+            changes = _changes_of_means(pair, arm, base, name)
             if not changes:
                 continue
             wins, losses = (sum(side * sign * change > 1e-9 for change in changes) for side in (1, -1))
             low, high = clopper_pearson(wins, wins + losses)
             p = sign_test(wins, losses)
             ties = f", {len(changes) - wins - losses} tied" if len(changes) > wins + losses else ""
-            single = [sign * one for place in experiment.places for one in _paired(experiment, arm, base, place, name)]
+            single = [sign * one for place in pair.places for one in _paired(pair, arm, base, place, name)]
             cells = [
                 f"{arm} against {base}",
                 label,
@@ -275,6 +276,7 @@ def shares(experiment: Experiment, pairs: Sequence[tuple[str, str]]) -> list[str
                 f"{100 * wins / max(1, wins + losses):.0f} % [{100 * low:.0f}, {100 * high:.0f}]",
                 "–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001",
                 f"{sum(one > 1e-9 for one in single)} of {sum(abs(one) > 1e-9 for one in single)}",
+                ", ".join(pair.whole_seeds([arm, base])),
             ]
             lines.append(_line(cells))
     return lines
@@ -310,17 +312,14 @@ def table(spec: str, folder: Path = RESULTS) -> str:
     experiment = read(name, folder)
     if not experiment.results:
         return "Not measured yet."
-    if kind in ("map", "shares"):  # cells are compared on the same seeds, or not at all
-        experiment = experiment.of_whole_seeds()
-        if not experiment.results:
-            return "Not measured yet: no seed has all cells."
     made: Callable[[], list[str]] = {
         "levels": lambda: levels(experiment),
         "differences": lambda: differences(experiment, words[0]),
         "map": lambda: grid_map(experiment, words[0], words[1], words[2]),
         "shares": lambda: shares(experiment, [(word.split("=")[0], word.split("=")[1]) for word in words]),
     }[kind]
-    return "\n".join(made())
+    lines = made()
+    return "\n".join(lines) if len(lines) > 2 else "Not measured yet: no seed has all cells."
 
 
 def filled(page: str, folder: Path = RESULTS) -> str:

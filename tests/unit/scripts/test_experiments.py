@@ -88,24 +88,25 @@ def test_shares_of_cells_are_those_of_a_hand_count(tmp_path: Path) -> None:
     """CHAIR_s on means of two seeds: A is lower in cells 1, 2 and 3, higher in 4, the same in 5."""
     ours = {1: (0.1, 0.1), 2: (0.1, 0.3), 3: (0.0, 0.3), 4: (0.5, 0.5), 5: (0.1, 0.3)}
     theirs = {1: (0.2, 0.2), 2: (0.2, 0.3), 3: (0.2, 0.2), 4: (0.4, 0.4), 5: (0.2, 0.2)}
-    rows = ["A,1,2,0.9,0.1,0.9,10"]  # a third seed has one cell alone: it is left out
+    # a third seed has one cell alone, and is left out; another arm with fewer seeds takes nothing from these two
+    rows = ["A,1,2,0.9,0.1,0.9,10", "C,1,0,0.9,0.1,0.9,10"]
     for arm, cells in (("A", ours), ("B", theirs)):
         rows += [f"{arm},{cell},{seed},{c},0.1,0.9,10" for cell, pair in cells.items() for seed, c in enumerate(pair)]
     lines = draw.table(f"shares {results(tmp_path, rows)} A=B", tmp_path).splitlines()
-    assert lines[0] == "5 cells; seeds: 0, 1"
-    row = lines[4].split(" | ")
+    row = lines[2].split(" | ")
     assert row[0] == "| A against B"
     assert row[1:3] == ["CHAIR_s lower", "3 of 4, 1 tied"]
     assert row[3] == "75 % [19, 99]"  # the exact interval of 3 of 4: 0.194 to 0.994
     assert row[4] == "0.625"  # 2 * (1 + 4) / 16
     # by seed: cell 1 two wins; 2 a win and a tie; 3 a win and a loss; 4 two losses; 5 a win and a loss
-    assert row[5] == "5 of 9 |"
-    assert " 0 of 0, 5 tied " in lines[5]  # recall never differs
+    assert row[5:] == ["5 of 9", "0, 1 |"]
+    assert " 0 of 0, 5 tied " in lines[3]  # recall never differs
 
 
 def test_cells_are_not_compared_before_a_seed_has_all_of_them(tmp_path: Path) -> None:
-    name = results(tmp_path, ["A,1,0,0.2,0.1,0.9,10", "B,1,1,0.2,0.1,0.9,10"])
+    name = results(tmp_path, ["A,1,0,0.2,0.1,0.9,10", "B,1,1,0.2,0.1,0.9,10", "B,2,1,0.2,0.1,0.9,10"])
     assert draw.table(f"shares {name} A=B", tmp_path) == "Not measured yet: no seed has all cells."
+    assert draw.table(f"map {name} A beta beta", tmp_path) == "Not measured yet: no seed has all cells."
     assert draw.table("levels nowhere", tmp_path) == "Not measured yet."
 
 
@@ -119,7 +120,7 @@ def test_a_map_marks_the_best_cells(tmp_path: Path) -> None:
     rows = [f"A,{b},{r},{s},{c},{i},{x},10" for (b, r), (c, i, x) in cells.items() for s in (0, 1)]
     (tmp_path / "made.csv").write_text("arm,beta,rate,seed,chair_s,chair_i,recall,words\n" + "\n".join(rows) + "\n")
     assert draw.grid_map(draw.read("made", tmp_path), "A", "beta", "rate") == [
-        "| A: beta \\ rate | 1e-5 | 1e-4 |",
+        "| A (seeds 0, 1): beta \\ rate | 1e-5 | 1e-4 |",
         "|---|---|---|",
         "| 0.5 | 40.0 / 90.0 / 10.00 | 30.0 / 90.0 / 10.00 |",
         "| 1 | 10.0 / 50.0 / 10.00 ↓ | 20.0 / 95.0 / 10.00 ★ |",
