@@ -57,6 +57,17 @@ def site(demo_runs, world, tmp_path_factory):
         "</script>"
     )
     (folder / "phone.html").write_text(measure)
+    widths = (
+        "<link rel=icon href='data:,'><p id=out></p><script>const said={};for(const w of [360,800,1400]){"
+        "const f=document.createElement('iframe');f.src='page.html';f.style.width=w+'px';f.style.height='800px';"
+        "f.onload=()=>{const d=f.contentDocument,r=d.documentElement,links=[...d.querySelectorAll('.contents a')];"
+        "said[w]=`${w}:${r.scrollWidth<=r.clientWidth},${links.every(a=>d.querySelector(a.getAttribute('href')))},"
+        "${[...d.querySelectorAll('details.part')].every(e=>e.open)},"
+        "${[...d.querySelectorAll('a.numbers')].every(a=>a.download&&a.href.startsWith('data:text/csv'))}`;"
+        "if(Object.keys(said).length==3)out.textContent=Object.values(said).join(' ')};"
+        "document.body.append(f)}</script>"
+    )
+    (folder / "widths.html").write_text(widths)
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
@@ -93,6 +104,22 @@ def test_the_page_fits_a_phone(site, tmp_path):
     found = browse(f"{address}/phone.html", tmp_path, "--dump-dom", "--virtual-time-budget=5000")
     assert "fits=true images=16 plots=16 rows=5" in found.stdout
     assert complaints(found.stderr) == []
+
+
+def test_the_page_fits_three_widths_and_its_contents_lead_somewhere(site, tmp_path):
+    address, _ = site
+    found = browse(f"{address}/widths.html", tmp_path, "--dump-dom", "--virtual-time-budget=8000")
+    for width in (360, 800, 1400):
+        assert f"{width}:true,true,true,true" in found.stdout
+    assert complaints(found.stderr) == []
+
+
+def test_the_page_prints(site, tmp_path):
+    address, asked = site
+    asked.clear()
+    browse(f"{address}/page.html", tmp_path / "profile", f"--print-to-pdf={tmp_path / 'page.pdf'}")
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF-")
+    assert asked == ["/page.html"]
 
 
 def test_the_table_of_a_paper_fits_a_phone_shows_its_marks_and_fetches_nothing(site, tmp_path):
