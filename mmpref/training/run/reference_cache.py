@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from mmpref.errors import CheckpointError, ConfigError, library_errors, one_line
 from mmpref.files.hashes import Say, joined
-from mmpref.files.locking import Locked, NoLocksError, locked
+from mmpref.files.locking import Locked, locked
 from mmpref.files.temporary import remove_abandoned, shortened
 from mmpref.files.writing import replacing, write_json, writing_to
 from mmpref.models.loaded import LoadedModel
@@ -254,7 +254,8 @@ def one_fills(folder: Path, world: World, say: Say) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
 
         def wait() -> None:
-            with contextlib.suppress(NoLocksError):  # two runs then compute the same, and write it under the same name
+            # without locks, or beside a cache that is only read: two runs then compute the same, under the same name
+            with contextlib.suppress(CheckpointError):
                 try:
                     stack.enter_context(locked(lock, leave=False, patience=_PATIENCE))
                 except Locked as err:
