@@ -15,7 +15,10 @@ import numpy as np
 from mmpref.report.runs import Run, number
 from mmpref.statistics import Array
 
-_MAY_BE_ABSENT = ("score/", "lift/", "image/", "loss/", "ada/image", "kto/", "anchor/")
+_MAY_BE_ABSENT = (
+    "score/", "lift/", "image/", "loss/", "ada/image", "kto/", "anchor/", "pair/", "rewards/desirable",
+    "rewards/undesirable",
+)  # fmt: skip
 """Columns in which a pair may have no value: pairs without scores, or without another image."""
 _ONE_ANSWER = ("sft", "kto")
 
@@ -164,7 +167,7 @@ def _numbers(raw: Sequence[Any]) -> tuple[Array, int]:
         values = raw.astype(np.float64)
         bad = np.isinf(values)
     else:
-        plain = [type(value) in (int, float) for value in raw]
+        plain = [isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in raw]
         values = np.array([float(v) if ok else math.nan for v, ok in zip(raw, plain, strict=True)], dtype=np.float64)
         other = [not ok and value is not None for value, ok in zip(raw, plain, strict=True)]
         bad = np.isinf(values) | np.array(other, dtype=bool)
@@ -174,6 +177,8 @@ def _numbers(raw: Sequence[Any]) -> tuple[Array, int]:
 
 def no_log(found: PairRun) -> str:
     """Why a run has nothing to analyse, and what gives it."""
+    if found.run.recipe_value("train.pair_log") == 0:
+        return f"{found.label}: its recipe keeps no training pairs; train.pair_log=1 keeps all of them"
     return (
         f"{found.label}: no pair log (pairs.parquet and pairs_eval.parquet are missing or cannot be read). "
         "mmpref train writes both; training again makes them"

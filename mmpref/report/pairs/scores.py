@@ -85,7 +85,7 @@ def in_words(order: Order) -> str:
     if order.interval is not None and order.interval[0] <= 0 <= order.interval[1]:
         return "no clear relation: the reward does not order pairs as the scores do"
     size = abs(order.rho)
-    how = "hardly" if size < 0.3 else "partly" if size < 0.6 else "mostly" if size < 0.9 else "almost"
+    how = "hardly" if size < 0.3 else "partly" if size < 0.6 else "mostly" if size < 0.9 else "closely"
     if order.rho < 0:
         return f"the reward {'partly ' if size < 0.6 else ''}orders pairs against the scores"
     return f"the reward {how} orders pairs as the scores do"

@@ -17,7 +17,7 @@ from mmpref.report.pairs.lengths import lengths_block
 from mmpref.report.pairs.log import PairRun, no_log, pair_runs
 from mmpref.report.pairs.scores import scores_block
 from mmpref.report.pairs.weights import weights_block
-from mmpref.report.runs import Run
+from mmpref.report.runs import Run, number
 
 _TITLE = "Why: the pairs and what the loss made of them"
 
@@ -64,4 +64,8 @@ def _told(found: Sequence[PairRun], group: Group) -> list[str]:
     logged = {run.label for run in group.runs}
     told = [no_log(run) for run in found if run.label not in logged]
     told += [f"{run.label}: {problem}" for run in found for problem in run.problems]
+    for run in group.runs:
+        kept = number(run.run.recipe_value("train.pair_log"))
+        if kept is not None and kept < 1:
+            told.append(f"{run.label}: its pair log has a part of the training pairs (train.pair_log={kept:g})")
     return told + list(group.why_not.values())
