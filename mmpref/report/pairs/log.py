@@ -20,6 +20,7 @@ _MAY_BE_ABSENT = (
     "rewards/undesirable",
 )  # fmt: skip
 """Columns in which a pair may have no value: pairs without scores, or without another image."""
+_NUMBER = (int, float, np.integer, np.floating)
 _ONE_ANSWER = ("sft", "kto")
 
 
@@ -167,7 +168,7 @@ def _numbers(raw: Sequence[Any]) -> tuple[Array, int]:
         values = raw.astype(np.float64)
         bad = np.isinf(values)
     else:
-        plain = [isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in raw]
+        plain = [isinstance(value, _NUMBER) and not isinstance(value, bool) for value in raw]
         values = np.array([float(v) if ok else math.nan for v, ok in zip(raw, plain, strict=True)], dtype=np.float64)
         other = [not ok and value is not None for value, ok in zip(raw, plain, strict=True)]
         bad = np.isinf(values) | np.array(other, dtype=bool)
