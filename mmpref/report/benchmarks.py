@@ -31,7 +31,7 @@ RATES = ("hallucination_rate", "chair_s_refine", "chair_s", "chair_i", "chair", 
 COVERAGE = ("cover", "recall", "informativeness")
 HEADLINES = (
     "hallucination_rate", "chair_s_refine", "hal", "chair", "score", "perception", "cognition", "a_acc", "accuracy",
-    "f1", "lc_win_rate", "win_rate",
+    "f1", "lc_win_rate_local", "lc_win_rate", "win_rate",
 )  # fmt: skip
 
 

@@ -20,21 +20,25 @@ from mmpref.statistics.bootstrap import (
     tally,
 )
 from mmpref.statistics.exact import clopper_pearson, mcnemar, mean_with_t_interval, sign_test, t_quantile
+from mmpref.statistics.length_control import FEWEST_FOR_A_CURVE, LengthControlled, length_counts, scaled_differences
 from mmpref.statistics.ranks import spearman, spearman_difference, weighted_spearman
 
 __all__ = [
     "FEWEST_CHANGED",
+    "FEWEST_FOR_A_CURVE",
     "RESAMPLES",
     "Array",
     "Difference",
     "Estimate",
     "Formula",
     "Interval",
+    "LengthControlled",
     "Metric",
     "Ratio",
     "Tally",
     "clopper_pearson",
     "estimate",
+    "length_counts",
     "mcnemar",
     "mean_difference",
     "mean_with_interval",
@@ -42,6 +46,7 @@ __all__ = [
     "on_shared_units",
     "paired_differences",
     "rounded",
+    "scaled_differences",
     "sign_test",
     "spearman",
     "spearman_difference",

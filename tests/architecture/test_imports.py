@@ -72,7 +72,7 @@ PARTS_OF_TRAINING = {
 # inside a package: its files and folders in levels; each may import those of earlier levels only
 LEVELS: dict[str, list[set[str]]] = {
     "files": [{"reading", "tables"}, {"rows", "temporary"}, {"writing"}, {"hashes", "locking"}],
-    "statistics": [{"bootstrap"}, {"exact", "ranks"}],
+    "statistics": [{"bootstrap"}, {"exact", "length_control", "ranks"}],
     "recipe": [
         {"key_rules", "keys", "overrides", "shipped", "value_types"},
         {"sample_section", "unused_keys"},

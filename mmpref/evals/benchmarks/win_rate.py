@@ -7,8 +7,15 @@ AlpacaEval's ``model_outputs``, Arena-Hard's ``model_answer`` or IFEval's ``prom
 rows as in ``verdicts.py``, or AlpacaEval's ``annotations.json``, whose ``preference`` goes from 1 (the first output,
 the reference) to 2.
 
-``win_rate`` is the mean preference. ``lc_win_rate`` is mmpref's own length control, and not AlpacaEval's: the win rate
-that a straight line through (length difference, preference) gives where both are equally long. The difference enters as
+Without a judge: where questions and answers are both scored (candidates of ``mmpref sample score``, or rows with a
+``score``), the higher score wins.
+
+``win_rate`` is the mean preference. ``lc_win_rate_local`` and ``lc_win_rate`` are mmpref's own length controls, and not
+AlpacaEval's. The first is the win rate at equal length of a logistic curve over the length difference
+(:mod:`mmpref.statistics.length_control`), ``lc_minus_wr`` that less ``win_rate``. ``win_rate_shorter``,
+``win_rate_similar`` and ``win_rate_longer`` are the win rates where the answer is shorter than the reference, about as
+long, longer. ``lc_win_rate`` is the win rate that a straight line through (length difference, preference) gives where
+both are equally long. The difference enters as
 tanh(d / s), d in characters and s its standard deviation, as in AlpacaEval 2 (Dubois et al. 2024); that one fits a
 logistic model with a difficulty for every instruction instead. On the published annotations of three models the win
 rate is that of the leaderboard and the length-controlled one 0.7 to 1.9 points beside it. To get the official numbers
@@ -17,15 +24,16 @@ export the answers with ``mmpref export --to alpaca_eval`` and run its judge.
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mmpref.errors import DataError, EvalIncompleteError
 from mmpref.evals.benchmarks.contract import Benchmark, Counts, Graded, ScoringProtocol, by_name, each
+from mmpref.evals.benchmarks.length_bins import LONGER, SHORTER, SIMILAR, bin_of
+from mmpref.evals.benchmarks.scored_answers import SCORE, SCORED_BY, by_score, plain_answer, plain_question
 from mmpref.evals.files.answer_readers import name_of, read_rows
 from mmpref.evals.files.layouts import place_of
 from mmpref.evals.files.matching import match
@@ -35,7 +43,7 @@ from mmpref.evals.files.rows import Saved, pair_by_id
 from mmpref.evals.files.verdicts import judging_notes, read_verdicts, usable_on, verdicts_name
 from mmpref.files.rows import Row, Source, row_id, shown_keys, text_of
 from mmpref.records import Answer, EvalSample, user_turn
-from mmpref.statistics import Array, Formula, Metric, Ratio
+from mmpref.statistics import Array, Formula, LengthControlled, Metric, Ratio, length_counts, scaled_differences
 
 _ID_KEYS = ("id", "uid", "question_id", "key")
 
@@ -44,7 +52,8 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
     """One sample per instruction, without image; ``target`` is the reference answer or None."""
     samples: list[EvalSample] = []
     places = []
-    for number, (where, row) in enumerate(question_rows(source)):
+    for number, (where, given) in enumerate(question_rows(source)):
+        row = plain_question(given, where)
         text = instruction_of(row)
         if text is None or not text.strip():
             raise DataError(f"{where}: no instruction, prompt or turns; it has {shown_keys(row)}")
@@ -55,7 +64,12 @@ def load_questions(source: Source, options: Mapping[str, Any]) -> tuple[EvalSamp
                 images=(),
                 prompt=user_turn(text, num_images=0),
                 target=None if row.get("output") is None else text_of(row, "output", where),
-                meta={"question": text, "image": "", "dataset": str(row.get("dataset", row.get("category", "")))},
+                meta={
+                    "question": text,
+                    "image": "",
+                    "dataset": str(row.get("dataset", row.get("category", ""))),
+                    **{key: row[key] for key in (SCORE, SCORED_BY) if key in row and row.get("output") is not None},
+                },
             )
         )
         places.append((where, samples[-1].id))
@@ -77,8 +91,12 @@ def instruction_of(row: Row) -> str | None:
 def _load_answers(source: Source, samples: Sequence[EvalSample], options: Mapping[str, Any]) -> Saved:
     by_text = _ids_by_text(samples)
     where = name_of(source)
-    rows = [_as_ours(row, by_text, place_of(row, where, number)) for number, row in enumerate(read_rows(source), 1)]
-    return match(rows, samples, where, IdRules(keys=(*_ID_KEYS, "idx", "index")))
+    rows = []
+    for number, row in enumerate(read_rows(source), 1):
+        place = place_of(row, where, number)
+        rows.append(_as_ours(plain_answer(row, place), by_text, place))
+    saved = match(rows, samples, where, IdRules(keys=(*_ID_KEYS, "idx", "index")))
+    return replace(saved, verdicts=saved.verdicts or by_score(samples, rows, where))
 
 
 def _as_ours(row: Row, by_text: Mapping[str, Sequence[str]], where: str) -> Row:
@@ -120,12 +138,15 @@ def grade(
     """
     pairs = pair_by_id(samples, answers)
     if options["verdicts"] is None:
-        raise EvalIncompleteError("a win rate needs a judge's verdicts: pass verdicts=FILE")
+        raise EvalIncompleteError(
+            "a win rate needs a judge's verdicts: pass verdicts=FILE; or scores of both sides: give the candidates of "
+            "mmpref sample score as questions and as answers"
+        )
     if lacking := [sample.id for sample, _ in pairs if not isinstance(sample.target, str)]:
         raise DataError(f"{len(lacking)} questions have no reference answer ('output'), first '{lacking[0]}'")
     verdicts, missing = usable_on(_verdicts(options["verdicts"], samples), pairs)
     longer = {sample.id: len(text) - len(sample.target) for sample, text in pairs if sample.id in verdicts}
-    deviation = statistics.pstdev(longer.values()) if longer else 0.0
+    scaled = scaled_differences(longer)
     items = [
         {
             "id": sample.id,
@@ -136,12 +157,14 @@ def grade(
             "reference": sample.target,
             "missing": sample.id not in verdicts,
             "preference": verdicts[sample.id].preference if sample.id in verdicts else None,
-            "longer": math.tanh(longer[sample.id] / deviation) if deviation and sample.id in longer else 0.0,
+            "longer": scaled.get(sample.id, 0.0),
         }
         for sample, text in pairs
     ]
     judged_by, *more = judging_notes(verdicts, missing, options["verdicts"])
-    notes = (judged_by, "lc_win_rate is mmpref's own length control, not AlpacaEval's", *more)
+    if longer and len(set(longer.values())) == 1:
+        more.append("all length differences are the same: there is no length to control for, and lc is the win rate")
+    notes = (judged_by, "lc_win_rate_local and lc_win_rate are mmpref's own length control, not AlpacaEval's", *more)
     return Graded.of(items, notes=notes, n_missing=len(missing))
 
 
@@ -172,7 +195,11 @@ def count(item: Mapping[str, Any]) -> Counts:
     if item["missing"]:
         return {"judged": 0}
     x, y = item["longer"], item["preference"]
+    size = bin_of(len(item["text"]), len(item["reference"]))
     return {
+        **length_counts(x, y),
+        f"judged_{size}": 1,
+        f"won_{size}": y,
         "judged": 1,
         "won": y,
         "x": x,
@@ -200,9 +227,22 @@ def _at_equal_length(values: Mapping[str, Array]) -> Array:
     return height
 
 
+def _of_size(size: str) -> Ratio:
+    return Ratio(top={f"won_{size}": 1}, bottom={f"judged_{size}": 1}, why_empty=f"no judged answer is {size}")
+
+
 _WIN = _mean("won", proportion=True)
+_CONTROLLED = LengthControlled()
 _METRICS: dict[str, Metric] = {
     "win_rate": _WIN,
+    "lc_win_rate_local": _CONTROLLED,
+    "lc_minus_wr": Formula(
+        parts={"lc": _CONTROLLED, "wr": _WIN},
+        combine=lambda values: values["lc"] - values["wr"],
+        why_empty=_CONTROLLED.why_empty,
+        proportion=False,
+    ),
+    **{f"win_rate_{size}": _of_size(size) for size in (SHORTER, SIMILAR, LONGER)},
     "lc_win_rate": Formula(
         parts={"x": _mean("x"), "y": _WIN, "xx": _mean("xx"), "xy": _mean("xy")},
         combine=_at_equal_length,
@@ -216,7 +256,7 @@ _METRICS: dict[str, Metric] = {
 WIN_RATE = Benchmark(
     name="win_rate",
     title="Win rate against reference answers",
-    paper="length control after Dubois et al. 2024, arXiv:2404.04475; ours is linear",
+    paper="length control after Dubois et al. 2024, arXiv:2404.04475; ours is another",
     official="none; export to AlpacaEval 2 or Arena-Hard for theirs",
     protocols=by_name(ScoringProtocol(name="mmpref")),
     max_new_tokens=2048,
@@ -229,6 +269,6 @@ WIN_RATE = Benchmark(
     metrics=lambda protocol, part, items: _METRICS,
     parts=lambda item: (item["dataset"],) if item["dataset"] else (),
     needs_judge=True,
-    headline=("lc_win_rate", "win_rate", "mean_length"),
-    undirected=("mean_length", "reference_length", "longer_share"),
+    headline=("lc_win_rate_local", "win_rate", "lc_minus_wr", "mean_length"),
+    undirected=("lc_minus_wr", "mean_length", "reference_length", "longer_share"),
 )
