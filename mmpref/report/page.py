@@ -19,7 +19,7 @@ from mmpref.report.compare import comparison_table
 from mmpref.report.cost import cost_section
 from mmpref.report.curves import MAX_POINTS, curve_drawings, thinned
 from mmpref.report.examples import CASES, SHORT, Album, Gallery, choose_examples
-from mmpref.report.figures.canvas import DARK, DASHES, LIGHT, NUM_STYLES
+from mmpref.report.figures.canvas import DASHES, NUM_STYLES, colour_rules
 from mmpref.report.figures.curves import styles_of
 from mmpref.report.figures.outcomes import outcome_drawings
 from mmpref.report.health.section import health_section
@@ -33,6 +33,7 @@ from mmpref.report.runs import Run, load_runs
 from mmpref.report.summary import baseline_sentence, summarise, summarise_benchmark
 from mmpref.report.tables import results_section
 from mmpref.report.trained_on import trained_on_section
+from mmpref.report.win_rates import win_rate_section
 from mmpref.statistics import RESAMPLES
 from mmpref.version import __version__
 
@@ -163,7 +164,7 @@ def page(report: Report, out: Path, live: Live | None = None, notes: Sequence[st
     sections: list[Markup | None] = [trained_on_section(runs), _summary(report)]
     if captions or trained or not report.sections:
         sections.append(results_section(table))
-    sections += report.sections
+    sections += [*report.sections, win_rate_section(runs)]
     if report.rounds is not None:
         sections.append(report.rounds)
     if trained:
@@ -190,7 +191,7 @@ def _page(
     return render(
         "page",
         title=title or "Do they still make things up?",
-        style=Markup(style + _colour_rules()),
+        style=Markup(style + colour_rules()),
         lines=lines,
         sections=[part.html for part in parts],
         contents=parts,
@@ -205,14 +206,6 @@ def _data_root(runs: Sequence[Run]) -> Path | None:
     roots = [run.recipe_value("data.root") for run in runs]
     roots += [found.results.get("images") for run in runs for found in run.evals]
     return next((Path(root) for root in roots if isinstance(root, str) and Path(root).is_dir()), None)
-
-
-def _colour_rules() -> str:
-    def rules(colours: Sequence[str]) -> str:
-        return "".join(f"--run-{place}:{colour};" for place, colour in enumerate(colours))
-
-    dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{rules(DARK)}}}}}"
-    return f":root{{{rules(LIGHT)}}}{dark}\n"
 
 
 def _summary(report: Report) -> Markup:

@@ -65,9 +65,12 @@ def _of_names(found: Sequence[tuple[int, str, Evaluation]]) -> Drawing:
         "more wins on the right and not in the middle. The dotted line is 50 %.",
         words=_words(rows),
         svg=setting_figure(
-            lines, _NAMED, name="win-rate-by-length", labels=("length against the reference", "win rate, %"),
+            lines,
+            _NAMED,
+            name="win-rate-by-length",
+            labels=("length against the reference", "win rate, %"),
             rule=(50.0, "even"),
-        ),  # fmt: skip
+        ),
         columns=("run", "length", "from_characters", "to_characters", "answers", "win_rate", "low", "high"),
         rows=tuple(rows),
     )
@@ -83,9 +86,12 @@ def _of_parts(place: int, label: str, evaluation: Evaluation) -> Drawing:
         caption="% with 95 % interval, in parts of about as many answers each, by characters more than the reference.",
         words=_words(rows),
         svg=setting_figure(
-            [_line(label, place, parts)], [f"{one.low:+d}…" for one in parts], name=key,
-            labels=("from so many characters more", "win rate, %"), rule=(50.0, "even"),
-        ),  # fmt: skip
+            [_line(label, place, parts)],
+            [f"{one.low:+d}…" for one in parts],
+            name=key,
+            labels=("from so many characters more", "win rate, %"),
+            rule=(50.0, "even"),
+        ),
         columns=("run", "length", "from_characters", "to_characters", "answers", "win_rate", "low", "high"),
         rows=rows,
     )

@@ -210,7 +210,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"evaluation", "facts", "flags", "html", "pair_columns", "parts", "rounds_folder", "text_stats"},
         {"cells", "questions"},
         {"differences", "figures", "flips", "runs", "tables"},
-        {"cautions", "commands", "cost", "drift", "examples", "notes", "trained_on"},
+        {"cautions", "commands", "cost", "drift", "examples", "notes", "trained_on", "win_rates"},
         {"compare", "curves", "pairs", "provenance"},
         {"benchmarks", "health", "rounds"},
         {"benchmark_page", "summary", "table_files"},

@@ -157,7 +157,7 @@ def colour_rules() -> str:
     def rules(colours: tuple[str, ...]) -> str:
         return "".join(f"--run-{place}:{colour};" for place, colour in enumerate(colours))
 
-    dark = f"@media (prefers-color-scheme:dark){{:root{{{rules(DARK)}}}}}"
+    dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{rules(DARK)}}}}}"
     return f":root{{{rules(LIGHT)}}}{dark}\n"
 
 
