@@ -25,6 +25,7 @@ from mmpref.records import PreferencePair
 from mmpref.rundir.claim import Claim, check_output, claim_output, with_real_output
 from mmpref.rundir.content import MODEL_FILES, PAIR_TEXTS, files_of_model
 from mmpref.rundir.folder import RunDir
+from mmpref.rundir.locking import has_vanished
 from mmpref.rundir.train_log import TrainLog
 from mmpref.training.loss_settings import (
     facts_for_manifest,
@@ -226,9 +227,13 @@ def build_trainer(prepared: PreparedRun) -> LoadedRun:
 
 
 def _cost_of(trainer: PreferenceTrainer, context: RunContext) -> Cost:
+    def record(**facts: Any) -> None:
+        if not has_vanished(context.recipe.output):  # what has its name now is not ours
+            context.run.set_state("running", **facts)
+
     cost = Cost(
         context.begun,
-        lambda **facts: context.run.set_state("running", **facts),
+        record,
         pairs_done=lambda: trainer.pairs_done,
         held_out_seconds=lambda: trainer.held_out_seconds,
     )
