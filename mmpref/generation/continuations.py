@@ -34,10 +34,12 @@ class Continuations:
     Args:
         tokens: of each row, without an end token.
         cut: whether no end token came.
+        ends: the end token of each row; None where none came.
     """
 
     tokens: list[list[int]]
     cut: list[bool]
+    ends: list[int | None]
 
 
 def continue_prompts(
@@ -103,10 +105,16 @@ def continue_prompts(
             logits = outputs.logits[:, -1]
             del outputs
         of_rows = lengths.tolist()
-        tokens = [row[:length] for row, length in zip(found.tolist(), of_rows, strict=True)]
-        return Continuations(tokens=tokens, cut=[length == max_new_tokens for length in of_rows])
+        written = list(zip(found.tolist(), of_rows, strict=True))
+        return Continuations(
+            tokens=[row[:length] for row, length in written],
+            cut=[length == max_new_tokens for length in of_rows],
+            ends=[None if length == max_new_tokens else row[length] for row, length in written],
+        )
 
-    with torch.inference_mode():
+    # what a model keeps of a forward in inference mode, it cannot train on afterwards
+    trains = any(parameter.requires_grad for parameter in model.parameters())
+    with torch.no_grad() if trains else torch.inference_mode():
         done: Continuations = model.generate(
             **as_lists(model, inputs),
             custom_generate=decode,

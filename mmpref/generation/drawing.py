@@ -37,7 +37,8 @@ def draw(logits: Tensor, numbers: Tensor | None, settings: SampleSettings) -> Te
         numbers: [N], uniform in [0, 1), in float64; None takes the most probable token.
     """
     if numbers is None:
-        return logits.argmax(dim=-1)
+        best, tokens = logits.max(dim=-1)
+        return torch.where(best.isfinite(), tokens, -1)
     found = probabilities(logits, settings).double().cumsum(dim=-1)
     total = found[:, -1:]
     below = torch.nextafter(total, torch.zeros_like(total))

@@ -36,7 +36,7 @@ class _NoMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
     """One answer to be sampled, and the samples that it answers."""
 
     prompt: EncodedPrompt
@@ -150,7 +150,7 @@ class SamplingAnswerer(TransformersAnswerer):
 
     def _answer_window(self, window: list[Asked]) -> Iterator[Answer]:
         rows = [
-            _Row(asked.prompt, question, seed, samples)
+            Row(asked.prompt, question, seed, samples)
             for question, asked in enumerate(window)
             for seed, samples in self._by_seed(asked.samples).items()
         ]
@@ -172,7 +172,7 @@ class SamplingAnswerer(TransformersAnswerer):
             for sample in row.samples:
                 yield Answer(id=sample.id, text=text, cut=cut)
 
-    def _sample_batch(self, rows: Sequence[_Row]) -> list[tuple[str, bool] | _NoMemory]:
+    def _sample_batch(self, rows: Sequence[Row]) -> list[tuple[str, bool] | _NoMemory]:
         """(answer, whether the limit of tokens ended it) for each row."""
         of_question = {row.question: row.prompt for row in rows}
         questions = list(of_question)
@@ -183,12 +183,16 @@ class SamplingAnswerer(TransformersAnswerer):
             found |= zip(places, self._sample([rows[place] for place in places]), strict=True)
         return [found[place] for place in range(len(rows))]
 
-    def _sample(self, rows: Sequence[_Row]) -> list[tuple[str, bool]]:
+    def _sample(self, rows: Sequence[Row]) -> list[tuple[str, bool]]:
         done = self._continued(rows, is_shared=self._shares(rows))
+        self._keep(rows, done)
         texts = [self._text(row, tokens) for row, tokens in zip(rows, done.tokens, strict=True)]
         return list(zip(texts, done.cut, strict=True))
 
-    def _text(self, row: _Row, tokens: Sequence[int]) -> str:
+    def _keep(self, rows: Sequence[Row], done: Continuations) -> None:
+        """For answerers that keep more of an answer than its text."""
+
+    def _text(self, row: Row, tokens: Sequence[int]) -> str:
         """An answer; one that goes on with a given beginning keeps the blank between them, which belongs to neither."""
         if not row.samples[0].meta.get("response_prefix"):
             return str(self._tokenizer.decode(tokens, skip_special_tokens=True)).strip()
@@ -200,7 +204,7 @@ class SamplingAnswerer(TransformersAnswerer):
             whole, before = self._tokenizer.decode(tokens, skip_special_tokens=True), ""
         return whole[len(before) :].rstrip()
 
-    def _continued(self, rows: Sequence[_Row], *, is_shared: bool) -> Continuations:
+    def _continued(self, rows: Sequence[Row], *, is_shared: bool) -> Continuations:
         from mmpref.generation.continuations import continue_prompts
         from mmpref.generation.drawing import draw, number_rows
 
@@ -231,7 +235,7 @@ class SamplingAnswerer(TransformersAnswerer):
                 pad_token_id=self._encoder.chat.pad_token_id,
             )
 
-    def _shares(self, rows: Sequence[_Row]) -> bool:
+    def _shares(self, rows: Sequence[Row]) -> bool:
         """Whether prompts with such inputs are run once for all their answers; found by a trial on the first ones."""
         from mmpref.generation.continuations import sharing_obstacle
 
@@ -253,7 +257,7 @@ class SamplingAnswerer(TransformersAnswerer):
         return self._obstacles[kinds] is None
 
 
-def _distinct(rows: Sequence[_Row]) -> tuple[list[EncodedPrompt], list[int]]:
+def _distinct(rows: Sequence[Row]) -> tuple[list[EncodedPrompt], list[int]]:
     """The prompts of rows, each once, and which of them each row has."""
     prompts = {row.question: row.prompt for row in rows}
     places = {question: place for place, question in enumerate(prompts)}

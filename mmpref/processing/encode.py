@@ -266,6 +266,12 @@ class PairEncoder:
             return AS_SHORT
         return rope.reading(max(length_in_positions(places), length_in_positions(continued(places, len(answer)))))
 
+    def answered(self, row_id: str, prompt: EncodedPrompt, answer: Sequence[int]) -> EncodedPair:
+        """A prompt with an answer that a model wrote, given by its token ids, as a demonstration."""
+        ids = torch.tensor(answer, dtype=torch.long)
+        reading = self._reading(prompt, ids)
+        return EncodedPair(prompt=prompt, chosen_ids=ids, rejected_ids=None, readings=(reading, reading), row_id=row_id)
+
     def encode_prompt(
         self,
         sample_id: str,

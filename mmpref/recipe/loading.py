@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from mmpref.errors import ConfigError
 from mmpref.recipe.key_rules import Cure, Problem
 from mmpref.recipe.keys import explain
-from mmpref.recipe.overrides import Grammar, as_texts, layer_of, merge
+from mmpref.recipe.overrides import Grammar, Place, as_texts, layer_of, merge
 from mmpref.recipe.sections import LossSection, Recipe
 from mmpref.recipe.shipped import read_recipe_text
 from mmpref.recipe.unused_keys import After, problems_of, without_left_over
@@ -26,7 +26,11 @@ _MOST_PROBLEMS = 8
 """That one error lists."""
 _GRAMMAR = Grammar(
     names={("loss",): "name"},
-    switches={("loss", key) for key in ("uni", "ada", "image", "anchor", "kto", "token_weights")},
+    switches={
+        *(("loss", key) for key in ("uni", "ada", "image", "anchor", "kto", "token_weights")),
+        ("train", "samples"),
+    },
+    counts={("train", "samples"): "count"},
 )
 
 
@@ -49,7 +53,7 @@ def load_recipe(
     tree = parse_yaml(text, where=where)
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} must be a mapping of sections, got {type(tree).__name__}")
-    tree = _named(tree, names or {})
+    tree = _counts_as_sections(_named(tree, names or {}))
     merged, changed = merge(tree, layer_of(overrides, tree, _GRAMMAR), _GRAMMAR)
 
     def after(cure: Cure) -> list[Problem]:
@@ -65,6 +69,18 @@ def with_names(text: str, names: Mapping[str, str]) -> str:
     if not names or "{" not in text:
         return text
     return re.sub("|".join(re.escape(f"{{{name}}}") for name in names), lambda found: names[found[0][1:-1]], text)
+
+
+def _counts_as_sections(tree: Mapping[str, Any], place: Place = ()) -> dict[str, Any]:
+    """A recipe whose sections are sections where a number stands for one, so that changes can be made in them."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        at, count = _GRAMMAR.counted((*place, str(key)), value)
+        if len(at) > len(place) + 1:
+            found[key] = {at[-1]: count}
+        else:
+            found[key] = _counts_as_sections(value, at) if isinstance(value, Mapping) else value
+    return found
 
 
 def _named(node: Any, names: Mapping[str, str]) -> Any:

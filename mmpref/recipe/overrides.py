@@ -29,10 +29,17 @@ class Grammar:
     Attributes:
         names: place of a section -> the key in it that names a whole: given later, it replaces the section.
         switches: places of sections that true switches on as they stand, and null or false off.
+        counts: place of a section -> the key in it that a whole number in the section's place means.
     """
 
     names: Mapping[Place, str]
     switches: Collection[Place]
+    counts: Mapping[Place, str] = field(default_factory=dict)
+
+    def counted(self, place: Place, value: Any) -> tuple[Place, Any]:
+        """A place and its value, one step deeper where the value is a number that means a key of the section."""
+        is_count = place in self.counts and isinstance(value, int) and not isinstance(value, bool)
+        return ((*place, self.counts[place]) if is_count else place), value
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,7 @@ def layer_of(
     if isinstance(overrides, Mapping):
         return Layer(dict(overrides))
     layer = Layer()
-    given = [(override, *_parsed(override)) for override in overrides]
+    given = [(override, *grammar.counted(*_parsed(override))) for override in overrides]
     for key in leave_out:
         given = _without(given, tuple(key.split(".")))
     given = _counting(given)

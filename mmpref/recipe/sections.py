@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, Vali
 from mmpref.recipe.sample_section import BenchmarkSection, SampleSection
 from mmpref.recipe.unused_keys import refuse_left_over
 from mmpref.recipe.value_types import (
+    COUNTED,
     OF_SECTIONS,
     RESEARCH,
     SWITCH,
@@ -413,6 +414,22 @@ class ReferenceSection(Section):
     """Folder of the cache; null means beside the run folder, with .reference added to its name."""
 
 
+class SamplesSection(Section):
+    """Answers of the model to the same prompts in the course of a training, for samples.jsonl and the report."""
+
+    count: int = Field(default=8, gt=0)
+    """Prompts: of held-out pairs, or of training pairs where there are none; the same in every run over them."""
+    steps: int | None = Field(default=None, gt=0)
+    """Steps between two times; null answers at every evaluation. Always before the first step and after the last."""
+    max_new_tokens: int = Field(default=64, gt=0)
+    """The longest answer in tokens."""
+    kl: int = Field(default=4, ge=0)
+    """Answers of each prompt that are drawn at temperature 1, for the KL to the reference; 0 draws none."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of the choice of prompts and of what is drawn; not the run's seed, so that runs of several seeds are asked the
+    same."""
+
+
 class TrainSection(Section):
     """Optimisation. Names and meanings are those of ``transformers.TrainingArguments``."""
 
@@ -475,6 +492,9 @@ class TrainSection(Section):
     """Older checkpoints are deleted; null keeps all."""
     report_to: list[str] = []
     """Trackers by the names transformers has for them: tensorboard, wandb, mlflow, ..."""
+    samples: Annotated[SamplesSection | None, COUNTED] = None
+    """Answer fixed prompts in the course of training, and measure the KL to the reference on answers that are drawn; a
+    number of prompts or a mapping switches it on."""
     skip_nonfinite_steps: int = Field(default=0, ge=0)
     """So many updates whose loss or gradient is not finite are left out before the run stops."""
     use_cpu: bool = False
@@ -507,6 +527,13 @@ class Recipe(Section):
     sample.evals is empty; mmpref train does not read them."""
     sample: SampleSection | None = None
     """How mmpref sample round makes pairs with the model itself, and evaluates it; mmpref train does not read it."""
+
+    @property
+    def samples_name_reference(self) -> bool:
+        """Whether a reference model is asked for that answers of ``train.samples`` are compared with, even if the loss
+        compares with none."""
+        samples = self.train.samples
+        return samples is not None and samples.kl > 0 and self.reference.kind not in ("auto", "cache")
 
     @model_validator(mode="after")
     def _nothing_left_over(self, info: ValidationInfo) -> Self:

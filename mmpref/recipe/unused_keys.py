@@ -70,7 +70,7 @@ def refuse_unread_reference(recipe: Any, *, needs_reference: bool, loss: str) ->
     Raises:
         ConfigError: the section would do nothing, and what to write.
     """
-    if needs_reference or recipe.reference.kind == "auto":
+    if needs_reference or recipe.reference.kind == "auto" or recipe.samples_name_reference:
         return
     says = f"reference.kind {recipe.reference.kind} does nothing: the loss ({loss}) has no reference"
     plain = "reference={kind: auto}" if recipe.reference.cache is None else "reference={kind: auto, cache: null}"

@@ -89,3 +89,13 @@ RESEARCH = Field(json_schema_extra={"research_switch": True})
 
 SWITCH = BeforeValidator(lambda value: {True: {}, False: None}[value] if isinstance(value, bool) else value)
 """Before the type of a section: true is the section with its defaults, false is none."""
+
+
+def _counted(value: Any) -> Any:
+    if isinstance(value, bool):
+        return {} if value else None
+    return {"count": value} if isinstance(value, int | float) else value
+
+
+COUNTED = BeforeValidator(_counted)
+"""Before the type of a section: as ``SWITCH``, and a number is its ``count``."""

@@ -30,6 +30,7 @@ from mmpref.report.parts import parts_of
 from mmpref.report.provenance import provenance_section
 from mmpref.report.rounds import rounds_section
 from mmpref.report.runs import Run, load_runs
+from mmpref.report.samples import samples_section
 from mmpref.report.summary import baseline_sentence, summarise, summarise_benchmark
 from mmpref.report.tables import results_section
 from mmpref.report.trained_on import trained_on_section
@@ -169,7 +170,7 @@ def page(report: Report, out: Path, live: Live | None = None, notes: Sequence[st
         sections.append(report.rounds)
     if trained:
         sections += [health_section(runs), _training(runs), why_section(runs, report.album), look_section(runs)]
-        sections.append(cost_section(runs))
+        sections += [samples_section(runs, report.album), cost_section(runs)]
     if report.gallery.examples or trained:
         sections.append(_examples(report.gallery))
     sections.append(provenance_section(runs, out, title=report.title, images=report.images_root))

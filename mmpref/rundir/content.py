@@ -39,7 +39,7 @@ OF_THE_SYSTEM = (".DS_Store", "._*", ".nfs*", "Thumbs.db", "desktop.ini")
 _OF_A_CHECKPOINT = (
     COMPLETE, "trained.safetensors", "optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json",
     "pairs.parquet", "pairs_eval.parquet", "metrics.jsonl", "images.parquet", "images.json", "training_args.bin",
-    "anchor_shift.json",
+    "anchor_shift.json", SAMPLES,
     "sharded", "global_step*", "latest", "zero_to_fp32.py", "pytorch_model*", "model*.safetensors",
 )  # fmt: skip
 """Names in a checkpoint whose list of files is missing, as when its deletion was interrupted."""

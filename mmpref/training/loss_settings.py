@@ -82,13 +82,14 @@ def reference_for(recipe: Recipe, *, strategy: str = "single") -> ReferenceChoic
     """What the reference will be for the loss of a recipe, before anything is loaded.
 
     Args:
-        recipe: its loss says whether a reference is needed at all.
+        recipe: its loss says whether a reference is needed at all, if ``train.samples`` does not.
         strategy: how several processes share the work.
 
     Raises:
         ConfigError, DistributedError: see :func:`mmpref.models.reference_rule.choose`.
     """
-    return reference_of(recipe, needs_reference=objective_of(recipe).needs_reference, strategy=strategy)
+    needed = objective_of(recipe).needs_reference or recipe.samples_name_reference
+    return reference_of(recipe, needs_reference=needed, strategy=strategy)
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:

@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": RUN_FOLDER | {"image_tokens"},
     "processing": RECIPE,
     "models": RECIPE | {"processing", "losses"},
-    "training": RUN_FOLDER | {"data", "processing", "losses", "models"},
+    # a model answers some prompts while it trains, with the batches and caches that evaluation has
+    "training": RUN_FOLDER | {"data", "processing", "losses", "models", "generation"},
     # how a run is divided, its dtypes, its loss and the tiles of its logits are the same for the plan and the training
     "planning": RUN_FOLDER | {"image_tokens", "data", "processing", "losses", "models", "training"},
     "merge": RUN_FOLDER | {"data", "processing", "models", "training"},
@@ -81,7 +82,7 @@ LEVELS: dict[str, list[set[str]]] = {
     ],
     "rundir": [{"content"}, {"folder", "locking"}, {"refusals", "train_log", "vanished"}, {"claim"}],
     "losses": [
-        {"contract", "former_keys", "presets", "tau_good", "values", "vocab_tiles"},
+        {"contract", "former_keys", "kl_estimators", "presets", "tau_good", "values", "vocab_tiles"},
         {"logps", "sides", "term_settings"},
         {"anchors", "kto", "settings"},
         {"ada_dpo", "bases", "diagnostics", "loss_line", "uni_dpo"},
@@ -172,7 +173,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"answer_likelihood"},
         {"fact_lists", "reward_model"},
         {"processes", "sampled", "server"},
-        {"sampling_server"},
+        {"sampling_server", "with_tokens"},
     ],
     "judging": [{"contract", "cost"}, {"cache", "fence", "rating", "text"}, {"engine"}],
     "evals": [
@@ -211,7 +212,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"cells", "questions"},
         {"differences", "figures", "flips", "runs", "tables"},
         {"cautions", "commands", "cost", "drift", "examples", "notes", "trained_on", "win_rates"},
-        {"compare", "curves", "pairs", "provenance"},
+        {"compare", "curves", "pairs", "provenance", "samples"},
         {"benchmarks", "health", "rounds"},
         {"benchmark_page", "summary", "table_files"},
         {"page", "paper"},

@@ -11,13 +11,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmpref.models.adapters.pissa import changed_its_base
 from mmpref.models.adapters.switch import COPY, copy_adapter, has_copy, switched
 from mmpref.models.adapters.weights import adapter_changes_nothing, has_adapter, is_adapter_weight
-from mmpref.models.logps.answer_logps import answer_sums
+from mmpref.models.logps.answer_logps import answer_logps
 from mmpref.models.reference_rule import ReferenceModelKind, Start, choose
 from mmpref.models.unwrap import unwrap
 from mmpref.processing.batch import BySide, PairBatch
@@ -66,10 +66,14 @@ class ReferencePolicy:
 
     def logps(self, batch: PairBatch) -> BySide:
         """Sums of answer log-probs, as the batch weighs them, of each side [B], without gradient and dropout."""
+        return batch.by_side(batch.sums(self.token_logps(batch)))
+
+    def token_logps(self, batch: PairBatch) -> Tensor:
+        """Log-probs of the answer tokens, [K] float32 in the batch's own order, without gradient and dropout."""
         if self.kind == "frozen_copy" and not self._is_sharded:
             self._model.to(batch.input_ids.device)  # the trainer moves the policy after the copy was made
         with torch.no_grad(), eval_mode(self._model), self._switched():
-            found = batch.by_side(answer_sums(self._model, batch))
+            found = answer_logps(self._model, batch)
         torch.clear_autocast_cache()  # half-precision copies of weights made here would carry no gradient
         return found
 

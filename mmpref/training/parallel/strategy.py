@@ -203,6 +203,13 @@ _SHARDING_RULES: tuple[Rule[ShardedRecipe], ...] = (
         lambda at: at.recipe.train.torch_compile,
         lambda at: f"train.torch_compile is not for {at.library} here; write `train.torch_compile=false`",
     ),
+    (
+        lambda at: at.recipe.train.samples is not None,
+        lambda at: (
+            f"train.samples is not for {at.library}: ranks that share the weights would have to write their answers "
+            "token by token in step; write `train.samples=null`, and ask the result with mmpref eval"
+        ),
+    ),
 )
 
 

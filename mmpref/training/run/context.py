@@ -21,6 +21,7 @@ from mmpref.training.run.callbacks import RunCallbacks
 from mmpref.training.run.cost import Cost
 from mmpref.training.run.data import RunData
 from mmpref.training.run.images import RunImages
+from mmpref.training.run.samples import Samples
 from mmpref.training.run.setup import Setup
 from mmpref.training.trainer.metrics import JsonlLogger
 from mmpref.training.trainer.trainer import PreferenceTrainer
@@ -75,6 +76,7 @@ class LoadedRun:
     setup: Setup
     trainer: PreferenceTrainer
     logger: JsonlLogger
+    samples: Samples
     facts: Mapping[str, Any]
     """All of them, with the pairs that train and the files of a model from the hub."""
     loss_line: str

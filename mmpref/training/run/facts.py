@@ -30,6 +30,7 @@ _MOVE_NO_WEIGHT = (
     "per_device_eval_batch_size",
     "eval_image_lift",
     "pair_log",
+    "samples",
 )
 """Keys of ``train`` that may change between a checkpoint and its resume."""
 PAIRS = "data.pairs"

@@ -56,6 +56,7 @@ from mmpref.training.run.other_images import eval_other_image_of
 from mmpref.training.run.pair_groups import describe_groups, works_of
 from mmpref.training.run.pair_texts import write_pair_texts
 from mmpref.training.run.resume import check_pairs, choose_checkpoint, step_of
+from mmpref.training.run.samples import Samples
 from mmpref.training.run.setup import Setup, set_up, smaller_weights
 from mmpref.training.run.start_adapter import with_start_adapter
 from mmpref.training.run.state import RunState, state_kept
@@ -206,12 +207,15 @@ def build_trainer(prepared: PreparedRun) -> LoadedRun:
     recipe, world, say = context.recipe, context.world, context.say
     setup = set_up(recipe, context.objective, prepared.data, say, world)
     facts = _facts_with_pairs(prepared, setup.train.pairs)  # which of them the model can take is known by now
-    loss_line = line_of(recipe, reference=getattr(setup.reference, "kind", None), settled=prepared.score)
+    kind = getattr(setup.reference, "kind", None) if context.objective.needs_reference else None
+    loss_line = line_of(recipe, reference=kind, settled=prepared.score)
     say(loss_line)
     logger = JsonlLogger(context.run.metrics_file)
     moving = f"moving {recipe.model.path} to {context.arguments.device}"
     with explain_oom(lambda: moving, lambda: smaller_weights(recipe)), refused_by_transformers():
         trainer = _trainer_of(prepared, setup, facts, logger)
+    samples = Samples(recipe, context.objective, setup, trainer, say)
+    trainer.add_callback(samples)
     _add_callbacks(trainer, context, logger)
     cost = _cost_of(trainer, context)
     return LoadedRun(
@@ -219,6 +223,7 @@ def build_trainer(prepared: PreparedRun) -> LoadedRun:
         setup=setup,
         trainer=trainer,
         logger=logger,
+        samples=samples,
         facts=facts,
         loss_line=loss_line,
         groups_line=_groups_line(context, trainer),
@@ -337,10 +342,13 @@ def first_step(loaded: LoadedRun, state: RunState) -> None:
         prepared.data.quarantine.write()
         loaded.logger.begin_from(checkpoint, -1 if checkpoint is None else step_of(checkpoint))
         _write_pair_texts(loaded, new=checkpoint is None)
+    loaded.samples.begin_from(checkpoint, world)
     if world.model_is_wrapped_in_train:
         trainer.add_callback(before)
     else:
         before.evaluate()
+        if checkpoint is None:
+            loaded.samples.take()
 
 
 def _write_pair_texts(loaded: LoadedRun, *, new: bool) -> None:
@@ -381,6 +389,7 @@ def finish(loaded: LoadedRun) -> RunDir:
     with checkpoint_on_failed_write(trainer):
         if has_eval and not trainer.eval_log.has_step(trainer.state.global_step):
             trainer.evaluate()
+        loaded.samples.take()
         trainer.checkpointer.refuse_vanished()
         trainer.pair_log.flush()
         with world.fail_together():

@@ -195,7 +195,8 @@ def _reference(
 ) -> Reference | None:
     section = recipe.reference
     if section.kind != "cache":
-        return choose_reference(loaded.model, objective.needs_reference, kind=section.kind, start=start_of(recipe))
+        needed = objective.needs_reference or recipe.samples_name_reference
+        return choose_reference(loaded.model, needed, kind=section.kind, start=start_of(recipe))
     if not objective.needs_reference:
         return None
     folder = _cache_folder(recipe)

@@ -75,7 +75,9 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
 
 
 # keys of the train section that are not names of TrainingArguments
-_OWN_KEYS = frozenset({"skip_nonfinite_steps", "learning_rates", "group_pairs", "eval_image_lift", "pair_log"})
+_OWN_KEYS = frozenset(
+    {"skip_nonfinite_steps", "learning_rates", "group_pairs", "eval_image_lift", "pair_log", "samples"}
+)
 
 
 def _refuse_bf16_without_hardware(bf16: bool | None, *, use_cpu: bool) -> None:
