@@ -25,7 +25,7 @@ from mmpref.rundir.folder import RunDir
 from mmpref.training.run.callbacks import RunCallbacks
 from mmpref.training.run.run import train
 from mmpref.training.run.sample_answers import PromptSampler
-from mmpref.training.trainer.metrics import read_pair_log
+from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
 from tests.integration.killing import in_child
 from tests.tiny_vlms import build
