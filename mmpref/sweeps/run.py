@@ -201,7 +201,11 @@ def tell(sweep: Sweep, failed: Mapping[str, Outcome], total: int, say: Say) -> N
         say(f"failed: {name}: {outcome['error']}")
         if (file := files.get(name)) is not None and file.is_file():
             say(f"  alone: {command_of(file, there=(file.parent / name).is_dir())}")
-    raise EvalIncompleteError(f"{len(failed)} of {total} cells failed; the same command tries them again")
+    cells = sum(name in files for name in failed)
+    others = len(failed) - cells
+    models = [f"{others} start {'model' if others == 1 else 'models'}"] if others else []
+    what = " and ".join([f"{cells} of {total} cells", *models])
+    raise EvalIncompleteError(f"{what} failed; the same command tries them again")
 
 
 def command_of(file: Path, *, there: bool) -> str:
