@@ -159,21 +159,37 @@ def _example(name: str, case: str, captions: Sequence[tuple[str, Mapping[str, Ro
 
 
 class Album:
-    """Images of one root as data URIs, within a budget. Paths come from result files and are not trusted."""
+    """Images as data URIs, within a budget. Paths come from result files and are not trusted.
 
-    def __init__(self, root: Path | None) -> None:
+    Args:
+        root: where image paths start.
+        is_given: whether the user named it: then it holds for the paths of every run.
+    """
+
+    def __init__(self, root: Path | None, *, is_given: bool = False) -> None:
         self._root = without_links(root) if root is not None else None
+        self._is_given = is_given
         self._left = _MAX_ALL_PICTURES
 
-    def embed(self, path: Any) -> tuple[str | None, bool, str]:
-        """(data URI or None, whether the image is tiny, why there is none)."""
-        if self._root is None:
+    def root_for(self, own: Path | None) -> Path | None:
+        """Where paths of a run start: at its ``own`` root where it names one, unless the user named one for all."""
+        return self._root if self._is_given or own is None else without_links(own)
+
+    def embed(self, path: Any, own: Path | None = None) -> tuple[str | None, bool, str]:
+        """(data URI or None, whether the image is tiny, why there is none).
+
+        Args:
+            path: below the root.
+            own: the root of the run whose path it is: two runs may have other images under one path.
+        """
+        root = self.root_for(own)
+        if root is None:
             return None, False, "no image folder was given"
         if not isinstance(path, str) or not path or "\0" in path:
             return None, False, "the results name no image"
         try:
-            file = without_links(self._root / path)
-            if not file.is_relative_to(self._root):
+            file = without_links(root / path)
+            if not file.is_relative_to(root):
                 return None, False, "the image is outside the image folder"
             if not file.is_file():
                 return None, False, "the image is not in the image folder"

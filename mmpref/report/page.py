@@ -130,7 +130,7 @@ def read_report(runs: Sequence[Path], options: PageOptions) -> Report:
         raise ConfigError(
             f"the image root {images_root} is not a folder; set it to the folder that image paths start from"
         )
-    album = Album(images_root or _data_root(loaded))
+    album = Album(images_root or _data_root(loaded), is_given=images_root is not None)
     others = benchmark_tables(loaded)
     return Report(
         runs=loaded,

@@ -87,6 +87,12 @@ class Run:
         found = number(self.manifest.get("planned_steps")) or number(self.manifest.get("steps"))
         return int(found) if found else None
 
+    @property
+    def images_root(self) -> Path | None:
+        """Where the image paths of its pairs start, as its recipe says; None where it says nothing."""
+        root = self.recipe_value("data.root")
+        return Path(root) if isinstance(root, str) and root and "\0" not in root else None
+
     def recipe_value(self, dotted: str) -> Any:
         """One value of the recipe by its dotted key; None when it is not there."""
         node: Any = self.recipe

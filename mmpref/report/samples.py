@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -19,7 +20,8 @@ MOST_STEPS = 12
 """Of one prompt and run; of more, so many evenly spaced ones are shown."""
 _MOST_WORDS = 400
 _MOST_IMAGES = 4
-_Key = tuple[str, str, tuple[str, ...]]
+_Key = tuple[str, str, tuple[str, ...], Path | None]
+"""Id, prompt, image paths, and where these start: runs over other images are not asked the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def samples_section(runs: Sequence[Run], album: Album) -> Markup | None:
         runs: as they are compared.
         album: shows the images.
     """
-    by_run = [(run.label, _by_prompt(run.samples)) for run in runs]
+    by_run = [(run.label, _by_prompt(run.samples, album.root_for(run.images_root))) for run in runs]
     keys = list(dict.fromkeys(key for _, found in by_run for key in found))
     if not keys:
         return None
@@ -70,7 +72,7 @@ def samples_section(runs: Sequence[Run], album: Album) -> Markup | None:
     return render("samples", prompts=shown, more=len(keys) - len(shown), without=without)
 
 
-def _by_prompt(rows: Sequence[Row]) -> dict[_Key, dict[int, Row]]:
+def _by_prompt(rows: Sequence[Row], root: Path | None) -> dict[_Key, dict[int, Row]]:
     """Greedy answers by prompt and step; rows that are no answers are left out."""
     found: dict[_Key, dict[int, Row]] = {}
     for row in rows:
@@ -78,15 +80,16 @@ def _by_prompt(rows: Sequence[Row]) -> dict[_Key, dict[int, Row]]:
         if row.get("kind", "greedy") != "greedy" or step is None or not isinstance(row.get("text"), str):
             continue
         paths = tuple(map(str, images)) if isinstance(images, list) else ()
-        key = (str(row.get("id", "")), str(row.get("prompt", "")), paths)
+        key = (str(row.get("id", "")), str(row.get("prompt", "")), paths, root if paths else None)
         found.setdefault(key, {})[int(step)] = row
     return found
 
 
 def _prompt(key: _Key, by_run: Sequence[tuple[str, Mapping[_Key, Mapping[int, Row]]]], album: Album) -> PromptAnswers:
-    name, prompt, paths = key
+    name, prompt, paths, root = key
     answers = [RunAnswers(label, _answers(found[key])) for label, found in by_run if key in found]
-    return PromptAnswers(name, prompt, tuple(album.embed(path) for path in paths[:_MOST_IMAGES]), tuple(answers))
+    images = tuple(album.embed(path, root) for path in paths[:_MOST_IMAGES])
+    return PromptAnswers(name, prompt, images, tuple(answers))
 
 
 def _answers(by_step: Mapping[int, Row]) -> tuple[StepAnswer, ...]:

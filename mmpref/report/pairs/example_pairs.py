@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmpref.report.evaluation import Row, number
 from mmpref.report.examples import Album
@@ -46,7 +47,11 @@ def examples_of(group: Group, album: Album, *, each: int = 2) -> tuple[list[Pair
             ids = [key for key in map(str, log.ids[mask]) if key in texts]
             for place in by_hash(ids, each):
                 own = [(label, margins[label].get(ids[place])) for label in margins if label in compared]
-                shown.append(_example(name, ids[place], texts[ids[place]], own, album))
+                images = listed_images(texts[ids[place]])
+                picture = (
+                    album.embed(images[0], found.run.images_root) if images else (None, False, "the pair has none")
+                )
+                shown.append(_example(name, texts[ids[place]], own, picture, max(0, len(images) - 1)))
         whose = f"Pairs of {found.label}" if group.several else "Pairs"
         rule = f"{whose}, {each} of each place, those with the least hash of their id (seed {SEED}) among the "
         return shown, [rule + f"{len(texts):,} whose texts were kept."] if shown else []
@@ -58,15 +63,23 @@ def examples_of(group: Group, album: Album, *, each: int = 2) -> tuple[list[Pair
     return [], []
 
 
-def _example(
-    quadrant: str, name: str, row: Row, margins: Sequence[tuple[str, float | None]], album: Album
-) -> PairExample:
+def listed_images(row: Row) -> list[Any]:
+    """The image paths of a pair; none where the row has no list of them."""
     images = row.get("images")
-    listed = images if isinstance(images, list) else []
-    uri, tiny, why = album.embed(listed[0]) if listed else (None, False, "the pair has none")
+    return images if isinstance(images, list) else []
+
+
+def _example(
+    quadrant: str,
+    row: Row,
+    margins: Sequence[tuple[str, float | None]],
+    picture: tuple[str | None, bool, str],
+    others: int,
+) -> PairExample:
+    uri, tiny, why = picture
     return PairExample(
         quadrant=QUADRANTS[quadrant],
-        name=name,
+        name=str(row["id"]),
         prompt=_short(row.get("prompt")),
         answers=tuple(
             (
@@ -80,7 +93,7 @@ def _example(
         image=uri,
         tiny=tiny,
         why_no_image=why,
-        others=max(0, len(listed) - 1),
+        others=others,
     )
 
 

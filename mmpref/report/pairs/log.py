@@ -180,6 +180,12 @@ def no_log(found: PairRun) -> str:
     """Why a run has nothing to analyse, and what gives it."""
     if found.run.recipe_value("train.pair_log") == 0:
         return f"{found.label}: its recipe keeps no training pairs; train.pair_log=1 keeps all of them"
+    if found.run.state == "running":
+        return (
+            f"{found.label}: no pair log yet; it is read from the checkpoints while a run trains, and whole at its end"
+        )
+    if any("step" in columns for columns in (found.run.pairs, found.run.eval_pairs)):
+        return f"{found.label}: its pair log has no usable row"
     return (
         f"{found.label}: no pair log (pairs.parquet and pairs_eval.parquet are missing or cannot be read). "
         "mmpref train writes both; training again makes them"

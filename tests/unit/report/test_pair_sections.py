@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,22 @@ def test_example_pairs_show_texts_escaped_and_say_why_there_is_no_image(tmp_path
     assert "&lt;b&gt;there" in page
 
 
+def test_example_pairs_show_the_images_of_their_own_run(tmp_path, folders):
+    roots = [folders.write_images(tmp_path / name, 2) for name in ("one", "two")]
+    image = "images/heldout_000000.png"
+    (roots[1] / image).write_bytes(folders.png(1))
+    texts = [row | {"images": [image]} for row in text_rows()]
+    without = replace(run("first", data="other"), recipe={"data": {"root": str(roots[0])}})
+    with_texts = replace(run(texts=texts), recipe={"data": {"root": str(roots[1])}})
+    group = group_of(pair_runs([without, with_texts]))
+
+    def shown(album):
+        return {base64.b64decode(str(pair.image).partition(",")[2]) for pair in examples_of(group, album)[0]}
+
+    assert shown(Album(roots[0])) == {folders.png(1)}  # the first run has another image under this path
+    assert shown(Album(roots[0], is_given=True)) == {folders.png(0)}
+
+
 def test_the_step_of_the_least_loss_is_named_only_where_the_rise_is_more_than_noise():
     def turn(losses):
         return onset_of(pair_runs([run(eval_pairs=evaluations(losses))])[0])
@@ -197,6 +215,8 @@ def test_answers_of_other_lengths_under_the_same_ids_give_other_data_away():
     ("found", "said"),
     [
         (run(pairs={}), "no pair log"),
+        (run(pairs={"step": [], "pair_id": []}), "its pair log has no usable row"),
+        (replace(run(pairs={}), manifest={"state": "running"}), "no pair log yet"),
         (run(loss={"base": "kto"}), "trains on single answers (kto)"),
         (run(pairs=columns() | {"rewards/margins": ["x"] * 160}), "rewards/margins: 160 of 160 values are no numbers"),
         (run(pairs=columns() | {"len/chosen": [1.0]}), "len/chosen has 1 rows and step 160"),
@@ -204,7 +224,7 @@ def test_answers_of_other_lengths_under_the_same_ids_give_other_data_away():
         (run(pairs={"step": [1], "pair_id": ["a"], "rewards/margins": [0.5]}), "no scores"),
         (run(pairs=columns(2)), "2 pairs have both, 3 are needed"),
     ],
-    ids=["no-log", "kto", "texts", "short", "equal", "one-pair", "two-pairs"],
+    ids=["no-log", "no-row", "running", "kto", "texts", "short", "equal", "one-pair", "two-pairs"],
 )
 def test_what_is_missing_or_damaged_is_told_and_the_rest_is_shown(found, said):
     assert said in words(why_section([found], Album(None)))

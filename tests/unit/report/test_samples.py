@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mmpref.report.examples import Album
@@ -54,6 +57,19 @@ def test_drawn_answers_and_what_is_no_answer_are_left_out() -> None:
     assert section(run("one", row(0, "drawn", kind="drawn"), row(0, None), row(0, ["list"]))) == ""
     assert section(run("one")) == ""
     assert "(an empty answer)" in section(run("one", row(0, "")))
+
+
+def test_prompts_over_other_images_are_shown_apart_each_with_its_own(tmp_path: Path, folders: ModuleType) -> None:
+    runs = []
+    for number, name in enumerate(("one", "two", "three")):
+        root = tmp_path / ("two" if name == "three" else name)
+        root.mkdir(exist_ok=True)
+        (root / "a.png").write_bytes(folders.png(min(number, 1)))
+        runs.append(replace(run(name, row(0, name)), recipe={"data": {"root": str(root)}}))
+    page = str(samples_section(runs, Album(tmp_path / "one")))
+    assert page.count("<article") == 2
+    assert [page.count(base64.b64encode(folders.png(number)).decode()) for number in (0, 1)] == [1, 1]
+    assert str(samples_section(runs, Album(tmp_path / "one", is_given=True))).count("<article") == 1
 
 
 def test_equal_ids_of_other_data_are_not_taken_for_one_prompt() -> None:
