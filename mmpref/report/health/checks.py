@@ -12,6 +12,7 @@ from mmpref.report.evaluation import number
 from mmpref.report.health.pair_values import (
     by_pair,
     correlation,
+    first_evaluation,
     last_evaluation,
     length_difference,
     named,
@@ -35,7 +36,7 @@ from mmpref.report.health.verdicts import (
     unknown,
 )
 from mmpref.report.runs import Row, Run
-from mmpref.statistics import Interval, mean_with_interval
+from mmpref.statistics import Difference, Interval, mean_difference, mean_with_interval
 
 _DUMP = re.compile(r"nonfinite-step-(\d+)")
 
@@ -80,7 +81,13 @@ def _chosen(drift: Drift | None) -> Verdict:
 def _kl(run: Run, drift: Drift | None) -> Verdict:
     lines = [line for line in run.log if number(line.get("samples/kl_k3")) is not None]
     if not lines:
-        return unknown(f"no answers were sampled (train.samples){_changes(drift)}")
+        why = "no answers were sampled (train.samples)"
+        if any(number(line.get("samples/n")) is not None for line in run.log):
+            why = (
+                "no KL of the sampled answers was measured: train.samples.kl is 0, or no reference model was kept "
+                "(then train.log says what to write)"
+            )
+        return unknown(why + _changes(drift))
     last = lines[-1]
     k3, k1 = number(last["samples/kl_k3"]) or 0.0, number(last.get("samples/kl_k1"))
     length, count = number(last.get("samples/len")), number(last.get("samples/n"))
@@ -151,6 +158,13 @@ def _last_quarter(run: Run, name: str) -> list[float]:
     return _numbers(lines[-max(1, len(lines) // 4) :], name)
 
 
+def _rise_of_loss(run: Run) -> Difference | None:
+    """The held-out loss of the last evaluation less that of the first, over pairs; None where it was not logged."""
+    ends = [found(run) for found in (first_evaluation, last_evaluation)]
+    first, last = (by_pair(end[1], named("loss")) if end else {} for end in ends)
+    return mean_difference(first, last) if first.keys() & last.keys() else None
+
+
 def _held_out_loss(run: Run) -> Verdict:
     lines = [line for line in run.eval_lines() if number(line.get("eval_loss")) is not None]
     losses = _numbers(lines, "eval_loss")
@@ -159,6 +173,9 @@ def _held_out_loss(run: Run) -> Verdict:
     first, last, best = losses[0], losses[-1], min(losses)
     said = f"{first:.4g} → {last:.4g}"
     if last > first:
+        rise = _rise_of_loss(run)
+        if rise is not None and not rise.clear:
+            return Verdict("look", f"{said}: not lower than before training; the rise is within the noise of the pairs")
         return Verdict("bad", f"{said}: higher than before training")
     if first > best and (last - best) / (first - best) > LOSS_BACK:
         step = lines[losses.index(best)]["step"]

@@ -12,19 +12,28 @@ Value = Callable[[Mapping[str, float]], float | None]
 
 def last_evaluation(run: Run) -> tuple[int, dict[str, dict[str, float]]] | None:
     """The step of the last evaluation, and pair id -> statistic -> value; None where no pairs are recorded."""
+    return _evaluation(run, max)
+
+
+def first_evaluation(run: Run) -> tuple[int, dict[str, dict[str, float]]] | None:
+    """The same of the first evaluation, which is the last one where there was only one."""
+    return _evaluation(run, min)
+
+
+def _evaluation(run: Run, which: Callable[[list[float]], float]) -> tuple[int, dict[str, dict[str, float]]] | None:
     columns = run.eval_pairs
     steps = [number(step) for step in columns.get("step", ())]
     known = [step for step in steps if step is not None]
     if not known or "pair_id" not in columns or len(columns["pair_id"]) != len(steps):
         return None
-    last = max(known)
+    wanted = which(known)
     found: dict[str, dict[str, float]] = {}
     names = [name for name in columns if name not in ("step", "pair_id")]
     for place, step in enumerate(steps):
-        if step == last:
+        if step == wanted:
             row = {name: number(columns[name][place]) for name in names}
             found[str(columns["pair_id"][place])] = {name: value for name, value in row.items() if value is not None}
-    return int(last), found
+    return int(wanted), found
 
 
 def named(name: str) -> Value:

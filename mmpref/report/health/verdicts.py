@@ -76,7 +76,7 @@ RULES: Mapping[str, str] = {
     ),
     "held-out loss": (
         f"look where it gave back more than {100 * LOSS_BACK:.0f} % of what it had fallen, bad where it ends above its "
-        "beginning"
+        "beginning (only look where that is within the noise of the pairs)"
     ),
     "gradient norm": f"look where the largest is {NORM_PEAK:.0f} medians or more, bad where one is not finite",
     "gradient balance": (

@@ -66,6 +66,8 @@ def _told(found: Sequence[PairRun], group: Group) -> list[str]:
     told += [f"{run.label}: {problem}" for run in found for problem in run.problems]
     for run in group.runs:
         kept = number(run.run.recipe_value("train.pair_log"))
-        if kept is not None and kept < 1:
+        if kept == 0:
+            told.append(f"{run.label}: its recipe keeps no training pairs (train.pair_log=0), only held-out ones")
+        elif kept is not None and kept < 1:
             told.append(f"{run.label}: its pair log has a part of the training pairs (train.pair_log={kept:g})")
     return told + list(group.why_not.values())

@@ -75,6 +75,25 @@ def test_kl_is_of_samples_only_and_names_its_estimator(made, folders):
     assert "6.00 nats an answer by k3, 5.50 by k1, on 8 sampled answers (0.600 a token)" in sampled.reason
 
 
+def test_sampled_answers_without_a_kl_are_not_called_missing(made, folders):
+    line = {"step": 65, "samples/len": 10.0, "samples/n": 8}
+    found = of(made("run", log=[*folders.preference_log(), line]))["KL to the reference"]
+    assert found.status == "unknown"
+    assert "no KL of the sampled answers was measured" in found.reason
+    assert "no answers were sampled" not in found.reason
+
+
+@pytest.mark.parametrize(("rise", "status"), [(0.001, "look"), (0.2, "bad")])
+def test_a_held_out_loss_within_the_noise_of_its_pairs_is_not_bad(made, rise, status):
+    losses = {0: [0.7] * 20, 9: [0.7 + rise + (0.1 if number % 2 else -0.1) for number in range(20)]}
+    rows = [row | {"loss": losses[step][at]} for step in (0, 9) for at, row in enumerate(pair_rows(20, step=step))]
+    log = [{"step": step, "eval_loss": sum(values) / 20} for step, values in losses.items()]
+    found = of(made("run", log=log, rows=rows))["held-out loss"]
+    assert found.status == status
+    assert ("within the noise" in found.reason) == (status == "look")
+    assert of(made("without", log=log))["held-out loss"].status == "bad"  # no pairs, no noise to go by
+
+
 def test_accuracy_and_margin_have_intervals_over_pairs(made):
     found = of(made("run", rows=pair_rows(100, step=0, margin=0) + pair_rows(100, step=9)))
     assert found["reward accuracy"].status == "ok"

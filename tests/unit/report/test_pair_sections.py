@@ -216,6 +216,10 @@ def test_answers_of_other_lengths_under_the_same_ids_give_other_data_away():
     [
         (run(pairs={}), "no pair log"),
         (run(pairs={"step": [], "pair_id": []}), "its pair log has no usable row"),
+        (
+            replace(run(pairs={}, eval_pairs=evaluations([0.7])), recipe={"train": {"pair_log": 0}}),
+            "keeps no training pairs (train.pair_log=0), only held-out ones",
+        ),
         (replace(run(pairs={}), manifest={"state": "running"}), "no pair log yet"),
         (run(loss={"base": "kto"}), "trains on single answers (kto)"),
         (run(pairs=columns() | {"rewards/margins": ["x"] * 160}), "rewards/margins: 160 of 160 values are no numbers"),
@@ -224,7 +228,7 @@ def test_answers_of_other_lengths_under_the_same_ids_give_other_data_away():
         (run(pairs={"step": [1], "pair_id": ["a"], "rewards/margins": [0.5]}), "no scores"),
         (run(pairs=columns(2)), "2 pairs have both, 3 are needed"),
     ],
-    ids=["no-log", "no-row", "running", "kto", "texts", "short", "equal", "one-pair", "two-pairs"],
+    ids=["no-log", "no-row", "none-kept", "running", "kto", "texts", "short", "equal", "one-pair", "two-pairs"],
 )
 def test_what_is_missing_or_damaged_is_told_and_the_rest_is_shown(found, said):
     assert said in words(why_section([found], Album(None)))
