@@ -34,7 +34,7 @@ class Share:
     """In how many of ``n`` cells the first arm beats the second; ``ties`` of them are no win and no loss.
 
     ``interval`` is that of ``wins`` of ``n`` (exact), ``p`` that of the sign test, in which ties have no say.
-    ``left_out`` cells are not compared.
+    ``left_out`` cells are not compared, ``on_fewer_seeds`` of the compared ones lack seeds that the sweep has.
     """
 
     first: str
@@ -43,6 +43,7 @@ class Share:
     losses: int
     ties: int
     left_out: int
+    on_fewer_seeds: int = 0
 
     @property
     def n(self) -> int:
@@ -147,15 +148,17 @@ def share_of_cells(sweep: SweepResult, measure: Measure, first: str, second: str
     found = readings(sweep, measure)
     of_places: Counter[int] = Counter()
     of_all: Counter[int] = Counter()
+    fewer = 0
     for place in sweep.places:
         pairs = _pairs(found, first, second, place)
         of_all.update(_sign(one - other, measure.better) for one, other in pairs.values())
         if pairs:
             mean = math.fsum(one - other for one, other in pairs.values()) / len(pairs)
             of_places[_sign(mean, measure.better)] += 1
+            fewer += len(pairs) < len(sweep.seeds)
     total = len(sweep.places)
 
-    def share(counts: Counter[int], of: int) -> Share:
+    def share(counts: Counter[int], of: int, on_fewer_seeds: int = 0) -> Share:
         return Share(
             first=first,
             second=second,
@@ -163,9 +166,10 @@ def share_of_cells(sweep: SweepResult, measure: Measure, first: str, second: str
             losses=counts[-1],
             ties=counts[0],
             left_out=of - counts.total(),
+            on_fewer_seeds=on_fewer_seeds,
         )
 
-    return share(of_places, total), share(of_all, total * len(sweep.seeds))
+    return share(of_places, total, fewer), share(of_all, total * len(sweep.seeds))
 
 
 def paired_change(sweep: SweepResult, measure: Measure, first: str, second: str) -> PairedChange:

@@ -110,9 +110,10 @@ def progress(sweep: SweepResult) -> list[str]:
 
 
 def share_text(share: Share) -> str:
-    """``12 of 16 cells``, with ties and what is left out."""
+    """``12 of 16 cells``, with ties, cells that lack seeds, and what is left out."""
     words = f"{share.wins} of {count(share.n, 'cell')}"
     words += f", {share.ties} tied" if share.ties else ""
+    words += f", {share.on_fewer_seeds} with fewer seeds than the sweep" if share.on_fewer_seeds else ""
     return words + (f", {share.left_out} not compared" if share.left_out else "")
 
 
@@ -140,7 +141,7 @@ def summary_lines(sweep: SweepResult) -> list[str]:
         name = f"{best.arm}: " if best.arm else ""
         lines.append(
             f"{name}best {measure.title} {mean_text(best.value, measure.unit)} at {sweep.described(best.place)} "
-            f"(of {best.n} cells)"
+            f"(of {count(best.n, 'cell')})"
         )
     return lines
 
@@ -277,7 +278,7 @@ def _comparisons(sweep: SweepResult, found: Findings) -> dict[str, Any]:
             {
                 "first": share.first,
                 "second": share.second,
-                "over_seed_means": _share_data(share),
+                "over_seed_means": {**_share_data(share), "on_fewer_seeds": share.on_fewer_seeds},
                 "over_cells_and_seeds": {key: value for key, value in _share_data(every).items() if key != "interval"},
             }
             for share, every in found.shares

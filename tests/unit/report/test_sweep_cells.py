@@ -7,7 +7,7 @@ import pytest
 from mmpref.errors import ConfigError
 from mmpref.report.sweep.cells import files_of_sweep, read_sweep
 from mmpref.report.sweep.compare import best_of, change_at, paired_change, readings, same_questions, share_of_cells
-from mmpref.report.sweep.findings import progress, sentence, summary_lines
+from mmpref.report.sweep.findings import as_data, progress, sentence, share_text, summary_lines
 from tests.unit.report.sweep_folders import make_sweep, write_result
 
 BETAS, RATES, SEEDS = ["0.1", "1", "10"], ["1e-5", "1e-4"], ["0", "1", "2"]
@@ -95,6 +95,17 @@ def test_seeds_that_one_arm_lacks_are_left_out_of_the_pair(tmp_path):
     )
     share, every = share_of_cells(found, measure(found, "chair/chair_s"), "B", "A")
     assert (share.wins, share.losses, every.left_out) == (0, 1, 1)
+    assert share.on_fewer_seeds == 1
+    words = sentence(measure(found, "chair/chair_s"), share)
+    assert "B beats A in 0 of 1 cell, 1 with fewer seeds than the sweep (" in words
+    assert as_data(found)["comparisons"]["chair/chair_s"]["beats"][0]["over_seed_means"]["on_fewer_seeds"] == 1
+
+
+def test_cells_with_all_seeds_say_nothing_of_seeds(sweep):
+    share, _ = share_of_cells(sweep, measure(sweep, "chair/chair_s"), "B", "A")
+    assert share.on_fewer_seeds == 0
+    assert "seeds" not in share_text(share)
+    assert any(line.endswith("(of 6 cells)") for line in summary_lines(sweep))
 
 
 def test_cells_that_were_asked_other_questions_are_not_compared_and_it_is_said(tmp_path):

@@ -126,7 +126,7 @@ def test_the_command_writes_page_and_tables(folder, tmp_path, capsys):
     page, table, words, data = (out.read_text() for out in outs)
     assert "23 of 24 cells are complete" in page
     assert "no memory" in page
-    assert "B &lt;b&gt; beats A in 0 of 6 cells" in page
+    assert "B &lt;b&gt; beats A in 0 of 6 cells, 1 with fewer seeds than the sweep (" in page
     assert "<b>" not in page
     assert not re.search(r'(src|href)="http', page)
     ids = re.findall(r' id="([^"]*)"', page)
@@ -135,9 +135,10 @@ def test_the_command_writes_page_and_tables(folder, tmp_path, capsys):
     assert len(rows) == 24
     assert sum(row["state"] == "failed" for row in rows) == 1
     assert float(rows[0]["chair/chair_s"]) == pytest.approx(0.011)
-    assert "| B <b> beats A | 0 of 6 cells |" in words
+    assert "| B <b> beats A | 0 of 6 cells, 1 with fewer seeds than the sweep |" in words
     found = json.loads(data)["comparisons"]["chair/chair_s"]["beats"][0]
     assert found["over_seed_means"]["losses"] == 6
+    assert found["over_seed_means"]["on_fewer_seeds"] == 1
     assert found["over_cells_and_seeds"]["n"] == 11
 
 
