@@ -106,7 +106,17 @@ def _changes(drift: Drift | None) -> str:
     return f"; change of log-prob on the answers of the pairs, which is not the KL: {said} nats"
 
 
+def _compares_answers(run: Run) -> bool:
+    loss = run.manifest.get("loss")
+    return not (isinstance(loss, Mapping) and loss.get("base") == "sft")
+
+
+_ONE_SIDE = "plain SFT compares no answers: its rewards say nothing of what it was asked to learn"
+
+
 def _accuracy(run: Run) -> Verdict:
+    if not _compares_answers(run):
+        return unknown(_ONE_SIDE)
     found = _mean(run, "rewards/accuracies")
     if found is None:
         return unknown("no rewards were logged")
@@ -119,6 +129,8 @@ def _accuracy(run: Run) -> Verdict:
 
 
 def _margin(run: Run) -> Verdict:
+    if not _compares_answers(run):
+        return unknown(_ONE_SIDE)
     found = _mean(run, "rewards/margins")
     if found is None:
         return unknown("no rewards were logged")

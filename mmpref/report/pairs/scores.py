@@ -70,7 +70,7 @@ def order_of(score_margin: Array, reward_margin: Array) -> Order:
     if not np.isfinite(reward_margin).any():
         return Order(None, None, pairs, "no reward margins")
     if pairs < 3:
-        return Order(None, None, pairs, f"undefined: {pairs} pairs have both, 3 are needed")
+        return Order(None, None, pairs, f"undefined: pairs with both: {pairs}, 3 are needed")
     rho, interval = spearman(scores, rewards, resamples=resamples_for(pairs))
     if rho is None:
         alike = "score" if np.ptp(scores) == 0 else "reward"

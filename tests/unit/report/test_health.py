@@ -176,3 +176,13 @@ def test_what_was_trained_marks_what_differs(made):
     assert 'class="differs"' in html[rows["learning rate"] - 160 : rows["learning rate"]]
     assert 'class="differs"' not in html[rows["parameters"] - 60 : rows["parameters"]]
     assert "train.learning_rate" in html
+
+
+def test_plain_sft_gets_no_verdict_on_rewards_that_it_does_not_compare(made):
+    rows = pair_rows(20, step=10, margin=-0.5)
+    compared = of(made("dpo", rows=rows, manifest={"loss": {"base": "dpo"}}))
+    single = of(made("sft", rows=rows, manifest={"loss": {"base": "sft"}}))
+    assert compared["reward margin"].status == "bad"
+    assert {name: single[name].status for name in ("reward margin", "reward accuracy")} == dict.fromkeys(
+        ("reward margin", "reward accuracy"), "unknown"
+    )

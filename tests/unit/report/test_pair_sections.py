@@ -226,7 +226,7 @@ def test_answers_of_other_lengths_under_the_same_ids_give_other_data_away():
         (run(pairs=columns() | {"len/chosen": [1.0]}), "len/chosen has 1 rows and step 160"),
         (run(pairs=columns() | {"score/chosen": [3.0] * 160, "score/rejected": [1.0] * 160}), "margins are equal"),
         (run(pairs={"step": [1], "pair_id": ["a"], "rewards/margins": [0.5]}), "no scores"),
-        (run(pairs=columns(2)), "2 pairs have both, 3 are needed"),
+        (run(pairs=columns(2)), "pairs with both: 2, 3 are needed"),
     ],
     ids=["no-log", "no-row", "none-kept", "running", "kto", "texts", "short", "equal", "one-pair", "two-pairs"],
 )
