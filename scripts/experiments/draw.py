@@ -265,17 +265,17 @@ def shares(experiment: Experiment, pairs: Sequence[tuple[str, str]]) -> list[str
             if not changes:
                 continue
             wins, losses = (sum(side * sign * change > 1e-9 for change in changes) for side in (1, -1))
-            low, high = clopper_pearson(wins, wins + losses)
+            low, high = clopper_pearson(wins, len(changes))  # a tie is not won, as in mmpref report
             p = sign_test(wins, losses)
-            ties = f", {len(changes) - wins - losses} tied" if len(changes) > wins + losses else ""
+            ties = f" ({len(changes) - wins - losses} tied)" if len(changes) > wins + losses else ""
             single = [sign * one for place in pair.places for one in _paired(pair, arm, base, place, name)]
             cells = [
                 f"{arm} against {base}",
                 label,
-                f"{wins} of {wins + losses}{ties}",
-                f"{100 * wins / max(1, wins + losses):.0f} % [{100 * low:.0f}, {100 * high:.0f}]",
+                f"{wins} of {len(changes)}{ties}",
+                f"{100 * wins / len(changes):.0f} % [{100 * low:.0f}, {100 * high:.0f}]",
                 "–" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001",
-                f"{sum(one > 1e-9 for one in single)} of {sum(abs(one) > 1e-9 for one in single)}",
+                f"{sum(one > 1e-9 for one in single)} of {len(single)}",
                 ", ".join(pair.whole_seeds([arm, base])),
             ]
             lines.append(_line(cells))

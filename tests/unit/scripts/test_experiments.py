@@ -95,12 +95,12 @@ def test_shares_of_cells_are_those_of_a_hand_count(tmp_path: Path) -> None:
     lines = draw.table(f"shares {results(tmp_path, rows)} A=B", tmp_path).splitlines()
     row = lines[2].split(" | ")
     assert row[0] == "| A against B"
-    assert row[1:3] == ["CHAIR_s lower", "3 of 4, 1 tied"]
-    assert row[3] == "75 % [19, 99]"  # the exact interval of 3 of 4: 0.194 to 0.994
+    assert row[1:3] == ["CHAIR_s lower", "3 of 5 (1 tied)"]
+    assert row[3] == "60 % [15, 95]"  # the exact interval of 3 of 5: 0.147 to 0.947
     assert row[4] == "0.625"  # 2 * (1 + 4) / 16
     # by seed: cell 1 two wins; 2 a win and a tie; 3 a win and a loss; 4 two losses; 5 a win and a loss
-    assert row[5:] == ["5 of 9", "0, 1 |"]
-    assert " 0 of 0, 5 tied " in lines[3]  # recall never differs
+    assert row[5:] == ["5 of 10", "0, 1 |"]
+    assert " 0 of 5 (5 tied) " in lines[3]  # recall never differs
 
 
 def test_cells_are_not_compared_before_a_seed_has_all_of_them(tmp_path: Path) -> None:
