@@ -217,12 +217,12 @@ def test_a_cell_that_fails_is_told_with_the_command_that_trains_it_alone(
     real = sweep_run.run_sweep
 
     def damaging(*given: object) -> object:  # after the check of the data, which would tell
-        image = next(iter((place.world.root / "images").iterdir()))
-        moved = image.rename(tmp_path / image.name)
+        images = place.world.root / "images"
+        moved = images.rename(tmp_path / images.name)
         try:
             return real(*given)  # type: ignore[arg-type]
         finally:
-            moved.rename(image)
+            moved.rename(images)
 
     monkeypatch.setattr(sweep_run, "run_sweep", damaging)
     assert main(words) == 8
