@@ -71,7 +71,7 @@ for rate in 2e-4 6e-5; do
     --arm 'alpha_w 1, alpha_l 0.5: loss.name=adadpo loss.beta=0.1 loss.ada.alpha_l=0.5' \
     --arm 'alpha_w 2, alpha_l 1: loss.name=adadpo loss.beta=0.1 loss.ada.alpha_w=2' \
     --arm 'alpha_w 1, alpha_l 2: loss.name=adadpo loss.beta=0.1 loss.ada.alpha_l=2' \
-    --arm 'alpha_w 0.5, alpha_l 0.5: loss.name=adadpo loss.beta=0.1 loss.ada.alpha_w=0.5 loss.ada.alpha_l=0.5' \
+    --arm 'alpha_w 0.5, alpha_l 0.5: loss.name=adadpo loss.beta=0.1 loss.ada.alpha_w=0.5 loss.ada.alpha_l=0.5 loss.ada.share=1' \
     --arm 'alpha_w 2, alpha_l 2: loss.name=adadpo loss.beta=0.1 loss.ada.alpha_w=2 loss.ada.alpha_l=2' \
     --out adadpo_parts_$rate
 done

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from mmpref.losses import build_objective
+from mmpref.recipe.loading import load_recipe
+from mmpref.sweeps.grid import parse_arm
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts" / "experiments"
 
@@ -191,3 +196,13 @@ def test_labels_are_swapped_with_their_scores_and_more_noise_keeps_what_was_swap
     assert len(wrong[20]) == 20
     assert wrong[20] < wrong[40]
     assert "8" not in wrong[40]
+
+
+def test_every_method_of_the_experiments_is_a_loss_that_can_be_built() -> None:
+    arms = sorted(set(re.findall(r"--arm '([^']+)'", (SCRIPTS / "run.sh").read_text(encoding="utf-8"))))
+    assert len(arms) > 15
+    for text in arms:
+        arm = parse_arm(text)
+        changes = [change.replace("{beta}", "0.1").replace("=median", "=2.5") for change in arm.changes]
+        loss = load_recipe("demo_dpo", changes).loss
+        assert build_objective(loss.as_mapping()).settings["name"] == loss.name, text
