@@ -16,7 +16,7 @@ _PATIENCE = 0.5
 """Seconds to wait for a lock: whoever only looks whether it is free has it for a moment."""
 
 
-class Busy(Exception):  # noqa: N818 - no error: another process does the work
+class BusyError(Exception):
     """Another process has it; ``holder`` says which."""
 
     def __init__(self, holder: str) -> None:
@@ -35,14 +35,14 @@ def claimed(folder: Path) -> Iterator[None]:
         folder: of the cell or the evaluations; the lock lies beside it.
 
     Raises:
-        Busy: another process has it.
+        BusyError: another process has it.
         CheckpointError: the folder cannot be written.
     """
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(_lock(folder), leave=False, patience=_PATIENCE))
         except Locked as err:
-            raise Busy(_said(err)) from None
+            raise BusyError(_said(err)) from None
         except NoLocksError:
             pass
         yield

@@ -27,7 +27,7 @@ from mmpref.process.children import begin_child, start_helpers, starting_workers
 from mmpref.process.signals import heard, without_limit
 from mmpref.recipe.sections import Recipe
 from mmpref.sweeps.cell import COMPLETE, FAILED, CellWork, Outcome, evaluate_all, failed, run_cell, start_model
-from mmpref.sweeps.claims import Busy, claimed
+from mmpref.sweeps.claims import BusyError, claimed
 from mmpref.sweeps.folder import Sweep
 
 BUSY = "busy"
@@ -166,7 +166,7 @@ class Workers:
         try:
             with claimed(self.sweep.folder(work.cell)):
                 return {**failed(self.sweep, work, reason, _DEFECT, seconds)}
-        except Busy as err:  # another command has taken it up already
+        except BusyError as err:  # another command has taken it up already
             return {"state": BUSY, "error": err.holder}
 
 
@@ -204,7 +204,7 @@ def _outcome(sweep: Sweep, work: Work) -> Mapping[str, Any]:
             begun = time.monotonic()
             evaluate_all(work.recipe, start_model(work.recipe), work.folder)
             return {"state": COMPLETE, "seconds": round(time.monotonic() - begun, 1)}
-    except Busy as err:
+    except BusyError as err:
         return {"state": BUSY, "error": err.holder}
     except StoppedError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from mmpref.report.figures.bands import band_drawing
 from mmpref.report.figures.frame import Frame
@@ -36,7 +37,7 @@ def balance_block(group: Group) -> Block:
     for name, (title, caption) in _COLUMNS.items():
         bands = []
         for found in group.runs:
-            band = bands_of(found, lambda log, name=name: _read(name, log))  # type: ignore[misc]
+            band = bands_of(found, partial(_read, name))
             if band is None:
                 continue
             bands.append(band)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmpref.errors import ConfigError
-from mmpref.sweeps.claims import Busy, Share, claimed, devices_of, holder_of, share_of
+from mmpref.sweeps.claims import BusyError, Share, claimed, devices_of, holder_of, share_of
 
 
 def _array(task: int, count: int, first: int = 0, step: int = 1) -> dict[str, str]:
@@ -64,7 +64,7 @@ def test_a_cell_belongs_to_one_process_until_that_ends(tmp_path: Path) -> None:
     assert other.stdout is not None
     assert other.stdout.readline() == b"has it\n"
     assert f"process {other.pid} on " in str(holder_of(cell))
-    with pytest.raises(Busy, match=f"process {other.pid} on "), claimed(cell):
+    with pytest.raises(BusyError, match=f"process {other.pid} on "), claimed(cell):
         pass
     other.kill()
     other.wait()
