@@ -21,17 +21,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("format", "lint", "spelling", "types", "tests")
-_QUICK = "not slow and not distributed and not gpu and not network and not model_types"
+_QUICK = "not slow and not distributed and not gpu and not network and not model_types and not site"
 TIERS = {
     "quick": (["tests/unit", "tests/architecture"], _QUICK),
     "default": ([], _QUICK),
     "model_types": ([], "model_types and not gpu"),
     "distributed": ([], "distributed and not slow"),
     "slow": ([], "not gpu and not network"),
+    "site": ([], "site and not slow"),
     "gpu": ([], "gpu"),
     "oldest": (
         ["tests/model_types", "tests/unit", "tests/invariants"],  # one long file first: one worker runs it alone
-        "not slow and not distributed and not gpu and not network",
+        "not slow and not distributed and not gpu and not network and not site",
     ),
 }
 
@@ -48,7 +49,7 @@ class Outcome:
 
 def main() -> int:
     options, for_pytest = parse()
-    steps = ["tests"] if for_pytest or options.tier in ("gpu", "distributed", "model_types") else list(STEPS)
+    steps = ["tests"] if for_pytest or options.tier in ("gpu", "distributed", "model_types", "site") else list(STEPS)
     if options.only:
         steps = options.only.split(",")
         if unknown := [step for step in steps if step not in STEPS]:
