@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmpref.errors import ConfigError, stopped_by_ctrl_c
+
+if TYPE_CHECKING:
+    from mmpref.recipe.keys import Key
 
 
 @stopped_by_ctrl_c
@@ -61,7 +65,12 @@ def config(
     typer.echo(dump_recipe(with_loss(loaded, loss)).rstrip())
 
 
-def _print_keys(section: str | None) -> None:
+def described_keys(section: str | None = None) -> list[Key]:
+    """Every key of a recipe, or of one section, with the default as it works: a preset's where the preset fills it.
+
+    Raises:
+        ConfigError: there is no such section; names the nearest.
+    """
     from mmpref.losses.presets import SECTIONS
     from mmpref.recipe.keys import described
     from mmpref.recipe.sections import Recipe
@@ -73,12 +82,19 @@ def _print_keys(section: str | None) -> None:
         names = {".".join(key.name.split(".")[:depth]) for key in every for depth in (1, 2, 3)}
         raise ConfigError(f"a recipe has no '{section}'{did_you_mean(str(section), sorted(names))}")
     preset = {f"loss.{part}.{key}": value for part, keys in SECTIONS.items() for key, value in keys.items()}
+    shown = []
     for key in wanted:
         default = key.default
         if default == "null" and key.name.startswith("loss."):
             default = "the preset's" + (
                 f", mostly {json.dumps(preset[key.name])}" if preset.get(key.name) is not None else ""
             )
-        typer.echo(f"{key.name}  ({key.takes}; default: {default}{'; research switch' if key.research else ''})")
+        shown.append(replace(key, default=default))
+    return shown
+
+
+def _print_keys(section: str | None) -> None:
+    for key in described_keys(section):
+        typer.echo(f"{key.name}  ({key.takes}; default: {key.default}{'; research switch' if key.research else ''})")
         if key.meaning:
             typer.echo(f"    {key.meaning}")
