@@ -5,6 +5,9 @@ Docutils, which sphinx is built on, translates TeX; a formula that it cannot tra
 
 from __future__ import annotations
 
+import html
+import re
+
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -12,16 +15,24 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.writers.html5 import HTML5Translator
 
+_SIZED = re.compile(r"\\(big|bigg)(?=\s*(?P<opens>\(|\[|\\\{|\\lvert)|\s*(\)|\]|\\\}|\\rvert))")
+"""A delimiter of a given size, which docutils knows only with its side: ``\\bigl(`` and ``\\bigr)``."""
 _LOG = logging.getLogger(__name__)
+
+
+def for_docutils(tex: str) -> str:
+    """The formula with two commands of TeX in the words that docutils knows."""
+    sided = _SIZED.sub(lambda found: found[0] + ("l" if found["opens"] else "r"), tex)
+    return re.sub(r"\\dots\b", r"\\ldots", sided)
 
 
 def _mathml(node: nodes.Element, *, as_block: bool) -> str:
     tex = node.astext().strip()
     try:
-        return str(tex2mathml(tex, as_block=as_block))
+        return str(tex2mathml(for_docutils(tex), as_block=as_block))
     except MathError as error:
         _LOG.warning("the formula %r cannot be drawn: %s", tex, error, location=node)
-        return f"<code>{nodes.unescape(tex)}</code>"
+        return f"<code>{html.escape(tex)}</code>"
 
 
 def _inline(self: HTML5Translator, node: nodes.math) -> None:
