@@ -5,10 +5,25 @@ Importing this package loads no torch; the public names below load on first use.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mmpref.version import __version__
+
+
+def _refuse_old_python() -> None:
+    """One line for a command, an error for ``import mmpref``; where pip installed it, pip has said so before."""
+    version = "{}.{}".format(*sys.version_info[:2])
+    message = f"mmpref needs Python 3.11 or newer; this is {version} ({sys.executable})"
+    if sys.argv[0].replace("\\", "/").split("/")[-1] in ("-m", "mmpref", "mmpref.exe"):
+        sys.stderr.write(f"mmpref: {message}\n")
+        sys.exit(2)
+    raise ImportError(message)
+
+
+if sys.version_info < (3, 11):  # noqa: UP036
+    _refuse_old_python()
 
 if TYPE_CHECKING:
     from mmpref.losses import LossOutput, PairLogps, build_objective

@@ -1,8 +1,8 @@
 """mmpref as a user gets it: the wheel and the source distribution, built from the files that git knows, and the wheel
 installed into an empty environment.
 
-The environment has the libraries of the one that runs the tests (by a .pth file) and none of its mmpref; a command in it
-starts in a folder elsewhere, with an empty home and no variables of this machine.
+The environment has the libraries of the one that runs the tests (by a .pth file) and none of its mmpref; its commands
+start in a folder elsewhere, with an empty home and no variables of this machine.
 """
 
 from __future__ import annotations

@@ -122,6 +122,8 @@ def evaluate(asked: _Asked, answering: _Answering, at: _AtServer, judging: _Judg
     from mmpref.terminal import EvalDisplay
     from mmpref.yaml_text import parse_options
 
+    if at.server is None:
+        answering.loading.refuse_unmet()
     given = parse_options(asked.options or [], texts=text_options(asked.benchmark))
     judge = judging.settings(asked, at.requests)
     from mmpref.evals.plan import refuse_outputs

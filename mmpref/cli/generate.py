@@ -125,6 +125,8 @@ def generate(
     """Sample answers to every prompt. A stopped run goes on where it was, and what is missing is asked again."""
     from mmpref.terminal import CountDisplay, print_facts
 
+    if not at.server:
+        loading.refuse_unmet()
     settings, source, servers = sampling.settings(), prompts.source(), at.found(model)
     if servers:
         loading.refuse_beside_server(sampling.processes)

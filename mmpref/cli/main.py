@@ -94,6 +94,10 @@ def demo(
     ] = "report",
 ) -> None:
     """The whole story on an embedded world: learn to see, make things up, stop making things up."""
+    from mmpref.installation import refuse_without
+
+    if until == "report":
+        refuse_without("matplotlib", "the report's figures", "end before it: --until start")
     from mmpref.demo.pipeline import DemoSettings, run_demo
     from mmpref.files.locking import only_writer
 
@@ -120,6 +124,10 @@ def merge(
     device: Annotated[str | None, typer.Option(help="For example cpu; default: a GPU where there is one.")] = None,
 ) -> None:
     """Merge a run's adapter into its base: a plain model folder, proved to answer as the adapter does."""
+    from mmpref.installation import refuse_cpu_torch
+
+    if device is None:
+        refuse_cpu_torch("--device cpu")
     from mmpref.merge import merge as run_merge
     from mmpref.terminal import print_facts
 
@@ -143,8 +151,6 @@ def doctor(
 ) -> None:
     """What this machine can do, and whether a recipe would start."""
     from mmpref.doctor.machine import machine
-    from mmpref.errors import ConfigError
-    from mmpref.recipe.loading import load_recipe
     from mmpref.terminal import print_findings
 
     if recipe is not None and "=" in recipe and not Path(recipe).exists():
@@ -152,6 +158,7 @@ def doctor(
     broken = print_findings("this machine", machine())
     if recipe is not None:
         from mmpref.doctor.recipe_check import check_recipe
+        from mmpref.recipe.loading import load_recipe
 
         broken += print_findings(recipe, check_recipe(load_recipe(recipe, overrides or [])))
     if broken:
@@ -266,12 +273,16 @@ def report(
     """Compare runs in one page, or as a table: intervals, paired differences, training curves, examples."""
     from mmpref.files.locking import only_writer
     from mmpref.files.reading import refuse_written_over
+    from mmpref.installation import refuse_without
     from mmpref.report.page import build_report
     from mmpref.report.runs import files_of, load_runs
     from mmpref.report.sweep.cells import files_of_sweep, is_sweep_folder
     from mmpref.report.sweep.page import refuse_among_runs, refuse_other_endings, write_sweep_report
     from mmpref.report.table_files import table_writer, write_table
 
+    pages = {".html", ".htm"}
+    if table == "runs" and any(file.suffix.lower() in pages for file in out):
+        refuse_without("matplotlib", "a page with figures", "write a table, as --out table.md")
     if every is not None and not watch:
         raise ConfigError("--every goes with --watch; add it")
     if watch and (table != "runs" or any(is_sweep_folder(run) for run in runs)):
@@ -300,7 +311,6 @@ def report(
         return
     if columns is not None:
         raise ConfigError(f"--columns chooses the columns of --table paper; add it: --table paper --columns {columns}")
-    pages = {".html", ".htm"}
     for file in out:  # all endings are known before the first file is written
         if file.suffix.lower() not in pages:
             table_writer(file)

@@ -82,6 +82,18 @@ class ModelOptions:
             template_kwargs=self.template_kwargs,
         )
 
+    def refuse_unmet(self) -> None:
+        """Refuse what the installed libraries cannot do, before any is loaded.
+
+        Raises:
+            ConfigError: with the command that installs what is missing.
+        """
+        from mmpref.installation import refuse_cpu_torch, refuse_without
+
+        if self.quantization is not None:
+            refuse_without("bitsandbytes", f"--quantization {self.quantization}", "leave it out")
+        refuse_cpu_torch("set CUDA_VISIBLE_DEVICES= (to nothing)")
+
     def refuse_beside_server(self, processes: int) -> None:
         """Refuse options that say nothing about a model at a server.
 

@@ -40,6 +40,7 @@ class _Launch:
 @with_options
 def rounds(given: RecipeArguments, asked: _Rounds, several: _Launch) -> None:
     """Sample, score, pair, train and evaluate, round after round, each from the model of the round before."""
+    from mmpref.doctor.needs import refuse_unmet
     from mmpref.files.locking import only_writer
     from mmpref.losses.settings import resolve
     from mmpref.process import streams
@@ -52,6 +53,7 @@ def rounds(given: RecipeArguments, asked: _Rounds, several: _Launch) -> None:
 
     streams.output_is_optional()
     recipe = load_recipe(given.recipe, given.overrides or [])
+    refuse_unmet(recipe, several.launch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a threshold that is not given: it comes from the pairs
         weighs_scores = resolve(recipe.loss.as_mapping())["uni"] is not None

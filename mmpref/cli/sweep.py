@@ -73,6 +73,7 @@ class _Running:
 @with_options
 def sweep(given: RecipeArguments, asked: _Grid, how: _Running) -> None:
     """Train and evaluate every cell of a grid over a recipe, compare them, and go on where it stopped."""
+    from mmpref.doctor.needs import refuse_unmet
     from mmpref.process import streams
     from mmpref.sweeps.check import check
     from mmpref.sweeps.claims import devices_of, share_of
@@ -82,6 +83,8 @@ def sweep(given: RecipeArguments, asked: _Grid, how: _Running) -> None:
     options, share = how.train_options(), share_of(how.shard)
     found = _sweep(given, asked, caches=how.caches)
     recipes = check(found)
+    for recipe in recipes.values():
+        refuse_unmet(recipe, how.launch)
     if share.total > len(recipes):
         raise ConfigError(f"share {share} of {len(recipes)} cells: there are more shares than cells; take fewer")
     if how.dry_run:

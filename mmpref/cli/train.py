@@ -47,6 +47,7 @@ class LaunchOptions:
 @with_options
 def train(given: RecipeArguments, folder: FolderOptions, several: LaunchOptions) -> None:
     """Train a model on preference pairs (or demonstrations) as a recipe says."""
+    from mmpref.doctor.needs import refuse_unmet
     from mmpref.rundir.claim import check_output
     from mmpref.rundir.refusals import load_to_train, refuse_moved
     from mmpref.terminal import TrainingDisplay
@@ -54,6 +55,7 @@ def train(given: RecipeArguments, folder: FolderOptions, several: LaunchOptions)
     streams.output_is_optional()
     recipe, overrides = given.recipe, given.overrides or []
     loaded = load_to_train(recipe, overrides)
+    refuse_unmet(loaded, several.launch)
     if folder.resume:
         refuse_moved(recipe, overrides, loaded.output)
     if "RANK" not in os.environ:  # one of several processes: another of them may have the folder by now

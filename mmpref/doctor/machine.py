@@ -15,14 +15,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmpref.installation import MODEL_LIBRARIES, Requirement, advice, core, cpu_build_beside_gpu, of_extras
 from mmpref.version import __version__
 
 _GIB = 2**30
-_LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pillow", "bitsandbytes", "av")
 _OPTIONAL = {
-    "bitsandbytes": "needed for QLoRA and 8-bit optimizers: pip install 'mmpref[qlora]'",
-    "av": "needed for video files: pip install 'mmpref[video]'",
+    "bitsandbytes": "QLoRA and 8-bit optimizers",
+    "deepspeed": "--launch zero2 and zero3",
+    "matplotlib": "the figures of a report",
+    "openpyxl": ".xlsx tables",
+    "num2words": "the processor of SmolVLM",
+    "av": "video files",
+    "tensorboard": "train.report_to=tensorboard",
+    "wandb": "train.report_to=wandb",
 }
+"""Libraries of the extras -> what needs them."""
 _TRIAL_SECONDS = 120
 
 
@@ -46,8 +53,13 @@ class Fact:
 def machine() -> Iterator[Fact]:
     """All facts, in the order of the output; nothing is downloaded."""
     yield Fact("mmpref", f"{__version__} on Python {sys.version.split()[0]}")
-    for name in _LIBRARIES:
-        yield _library(name)
+    for required in core():
+        fact = _library(required)
+        if required.name in (*MODEL_LIBRARIES, "pillow") or fact.ok is False:
+            yield fact
+    extras = of_extras()
+    for name, purpose in _OPTIONAL.items():
+        yield _library(extras.get(name) or Requirement(name=name), purpose)
     for look in (_torchvision, _device, _memory, _four_bit, _attention, disk, _hub):
         yield fact_or_error(look)
 
@@ -61,27 +73,17 @@ def fact_or_error(look: Callable[..., Fact], *given: Path) -> Fact:
         return Fact(name, f"{type(err).__name__}: {err}"[:300], False)
 
 
-def _library(name: str) -> Fact:
-    floor = _floors().get(name)
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        if name in _OPTIONAL:
-            return Fact(name, "not installed", None, _OPTIONAL[name])
-        return Fact(name, "not installed", False, f"pip install '{name}{floor or ''}'")
-    from packaging.specifiers import SpecifierSet
-
-    if floor and not SpecifierSet(floor).contains(version, prereleases=True):
-        return Fact(name, version, False, f"mmpref needs {floor}: pip install -U '{name}{floor}'")
-    return Fact(name, version, True)
-
-
-def _floors() -> dict[str, str]:
-    """The version of each library that mmpref's own metadata requires."""
-    from packaging.requirements import Requirement
-
-    wanted = [Requirement(line) for line in importlib.metadata.requires("mmpref") or ()]
-    return {req.name.lower(): str(req.specifier) for req in wanted if str(req.specifier)}
+def _library(required: Requirement, purpose: str = "") -> Fact:
+    """One library; ``purpose`` is what needs it, where that is not everything."""
+    fault = required.fault()
+    if fault is None:
+        try:
+            return Fact(required.name, importlib.metadata.version(required.name), True)
+        except importlib.metadata.PackageNotFoundError:
+            return Fact(required.name, "found, without the metadata that says its version", None)
+    missing = bool(purpose) and fault == "is not installed"
+    hint = f"needed for {purpose}: {advice([required])}" if purpose else advice([required])
+    return Fact(required.name, fault.removeprefix("is "), None if missing else False, hint)
 
 
 def _torchvision() -> Fact:
@@ -107,6 +109,8 @@ def _torchvision() -> Fact:
 def _device() -> Fact:
     import torch
 
+    if (wrong := cpu_build_beside_gpu()) is not None:
+        return Fact("device", "CPU", False, wrong.cpu_words)
     if not torch.cuda.is_available():
         build = "CUDA build without a usable GPU" if torch.version.cuda else "CPU build of torch"
         return Fact(

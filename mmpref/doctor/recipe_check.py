@@ -16,6 +16,7 @@ import torch
 from transformers import TrainingArguments
 
 from mmpref.doctor.machine import Fact, disk, fact_or_error, nearest_folder
+from mmpref.doctor.needs import unmet
 from mmpref.doctor.section_faults import data_faults, train_faults
 from mmpref.errors import MMPrefError
 from mmpref.files.writing import writing_to
@@ -45,6 +46,7 @@ def check_recipe(recipe: Recipe) -> Iterator[Fact]:
     """
     checks = _Checks()
     yield fact_or_error(disk, recipe.output)
+    checks.all("installation", list(unmet(recipe)))
     recipe = checks.at("model.dtype", lambda: resolved(recipe)) or recipe
     checks.at("the recipe's keys together", lambda: refuse_launch_contradictions(recipe))
     objective = checks.at("loss", lambda: objective_of(recipe))

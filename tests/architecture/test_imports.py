@@ -22,7 +22,7 @@ PACKAGE = ROOT / "mmpref"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # what every package may import: none of these imports anything else
-GROUND = {"version", "errors", "records", "yaml_text", "api_keys", "process", "files"}
+GROUND = {"version", "errors", "records", "yaml_text", "api_keys", "installation", "process", "files"}
 RECIPE = GROUND | {"recipe"}
 RUN_FOLDER = RECIPE | {"rundir"}
 # package or top-level file -> the others that it may import
@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
     "api_keys": set(),
     "image_tokens": set(),
+    "installation": {"errors"},
     "process": {"errors"},
     "files": {"errors", "api_keys"},
     "yaml_text": {"errors", "files"},
@@ -61,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": RUN_FOLDER
     | {"statistics", "terminal", "losses", "data", "models", "training", "planning", "merge", "generation", "judging"}
     | {"evals", "sampling", "report", "doctor", "demo", "sweeps"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "errors", "installation"},
     # the public names, loaded on first use
     "__init__": {"version", "records", "losses", "training", "evals", "models"},
 }
@@ -165,7 +166,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"fit"},
         {"fitted_recipe", "text"},
     ],
-    "doctor": [{"machine", "section_faults"}, {"recipe_check"}],
+    "doctor": [{"machine", "needs", "section_faults"}, {"recipe_check"}],
     "generation": [
         {"concurrency", "contract", "fingerprint", "http_calls", "model_source", "scripted", "settings", "token_usage"},
         {"answer_log", "api_server", "chat_reply", "continuations", "drawing", "local_model", "ranks"},

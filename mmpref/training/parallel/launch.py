@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mmpref.errors import DistributedError, StoppedError, signal_name
+from mmpref.installation import lacking
 from mmpref.process.signals import end_children, numbers
 from mmpref.recipe.sections import Recipe
 from mmpref.rundir.folder import RunDir
@@ -206,10 +206,9 @@ def _processes(launch: Launch) -> int:
 
 
 def _refuse_missing(strategy: str) -> None:
-    if strategy.startswith("zero") and find_spec("deepspeed") is None:
-        raise DistributedError(
-            f"--launch {strategy} needs DeepSpeed: pip install deepspeed; --launch fsdp2 needs nothing more"
-        )
+    """Of a profile of the user's own; where the strategy is named, the command line has looked already."""
+    if strategy.startswith("zero") and (message := lacking("deepspeed", f"--launch {strategy}")) is not None:
+        raise DistributedError(f"{message}, or --launch fsdp2, which needs nothing more")
 
 
 def _free_port() -> int:
