@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,8 +41,26 @@ def config(
     keys: Annotated[
         bool, typer.Option("--keys", help="Every key of a recipe, or of one section: type, default, meaning.")
     ] = False,
+    from_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="A config file or shell script of TRL, LLaMA-Factory or ms-swift: write its recipe."
+        ),
+    ] = None,
+    tool: Annotated[
+        str | None, typer.Option("--format", help="With --from: trl, llama_factory or ms_swift; default: by its keys.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --from: a new file for the recipe; default: print it.")] = None,
 ) -> None:
-    """The recipe as it resolves, as YAML that mmpref train takes; or, with --keys, every key."""
+    """The recipe as it resolves, as YAML that mmpref train takes; every key (--keys); or another tool's settings as a
+    recipe (--from)."""
+    if from_file is not None:
+        if recipe is not None or keys:
+            raise ConfigError("--from reads another tool's file, and takes neither a recipe nor --keys beside it")
+        _print_migrated(from_file, tool, out)
+        return
+    if tool is not None or out is not None:
+        raise ConfigError("--format and --out go with --from FILE; mmpref config RECIPE > FILE writes a recipe")
     if keys:
         if overrides:
             raise ConfigError("--keys takes one section, for example `mmpref config --keys loss.uni`")
@@ -98,3 +117,26 @@ def _print_keys(section: str | None) -> None:
         typer.echo(f"{key.name}  ({key.takes}; default: {key.default}{'; research switch' if key.research else ''})")
         if key.meaning:
             typer.echo(f"    {key.meaning}")
+
+
+def _print_migrated(file: Path, tool: str | None, out: Path | None) -> None:
+    import os
+
+    from mmpref.files.locking import only_writer
+    from mmpref.files.reading import refuse_written_over
+    from mmpref.files.writing import write_text
+    from mmpref.migration.convert import lines_of, migrate, recipe_text
+
+    found = migrate(file, tool)
+    text = recipe_text(found, "recipe.yaml" if out is None else str(out))
+    if out is None:
+        typer.echo(text.rstrip())
+    else:
+        refuse_written_over({"--out": out}, [file])
+        with only_writer(out, "choose another --out"):
+            if os.path.lexists(out):
+                raise ConfigError(f"{out} is there already; choose another name for --out")
+            write_text(out, text)
+        typer.echo(f"wrote {out}")
+    for line in lines_of(found):
+        typer.echo(line, err=True)

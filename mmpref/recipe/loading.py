@@ -123,4 +123,9 @@ def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML that :func:`load_recipe` reads back as an equal one: every key that does something in it."""
     tree = without_left_over(recipe, recipe.model_dump(mode="json"))
     tree["loss"] = recipe.loss.model_dump(mode="json", exclude_unset=True)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120)
+    return dump_tree(tree)
+
+
+def dump_tree(tree: Mapping[str, Any]) -> str:
+    """A nested mapping as YAML that :func:`mmpref.yaml_text.parse_yaml` reads back."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=120)

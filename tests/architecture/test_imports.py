@@ -59,7 +59,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sweeps": RUN_FOLDER | {"data", "losses", "models", "statistics", "generation", "training", "evals"},
     "doctor": RUN_FOLDER | {"data", "processing", "losses", "models", "training"},
     "demo": RUN_FOLDER | {"data", "processing", "models", "training", "evals", "report", "terminal"},
+    # tables of what others' keys become; data sets are found through the reader of their own description
+    "migration": RECIPE | {"data"},
     "cli": RUN_FOLDER
+    | {"migration"}
     | {"statistics", "terminal", "losses", "data", "models", "training", "planning", "merge", "generation", "judging"}
     | {"evals", "sampling", "report", "doctor", "demo", "sweeps"},
     "__main__": {"cli", "errors", "installation"},
@@ -167,6 +170,14 @@ LEVELS: dict[str, list[set[str]]] = {
         {"fitted_recipe", "text"},
     ],
     "doctor": [{"machine", "needs", "section_faults"}, {"recipe_check"}],
+    "migration": [
+        {"reading", "values"},
+        {"contract"},
+        {"llama_factory_unread", "sources", "training_arguments"},
+        {"llama_factory", "trl_table"},
+        {"trl"},
+        {"convert"},
+    ],
     "generation": [
         {"concurrency", "contract", "fingerprint", "http_calls", "model_source", "scripted", "settings", "token_usage"},
         {"answer_log", "api_server", "chat_reply", "continuations", "drawing", "local_model", "ranks"},
@@ -259,6 +270,7 @@ IMPORTED_BY: dict[str, set[str]] = {
     },
     "pydantic": {
         "data/card.py",
+        "migration/convert.py",
         "recipe/loading.py",
         "recipe/sample_section.py",
         "recipe/sections.py",
@@ -556,6 +568,6 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
 
 
 def test_data_and_report_load_no_torch() -> None:
-    files = [path for path in MODULES if part(path) in {"data", "report"} and path.stem != "__init__"]
+    files = [path for path in MODULES if part(path) in {"data", "migration", "report"} and path.stem != "__init__"]
     code = "\n".join("import mmpref." + place(path).removesuffix(".py").replace("/", ".") for path in files)
     assert not loaded_after(code) & {"torch", "transformers", "accelerate", "peft"}
