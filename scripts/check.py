@@ -22,6 +22,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("format", "lint", "spelling", "types", "tests")
 _QUICK = "not slow and not distributed and not gpu and not network and not model_types and not site"
+_OTHER_VERSIONS = (
+    ["tests/model_types", "tests/unit", "tests/invariants"],  # one long file first: one worker runs it alone
+    "not slow and not distributed and not gpu and not network and not site",
+)
 TIERS = {
     "quick": (["tests/unit", "tests/architecture"], _QUICK),
     "default": ([], _QUICK),
@@ -30,10 +34,8 @@ TIERS = {
     "slow": ([], "not gpu and not network"),
     "site": ([], "site and not slow"),
     "gpu": ([], "gpu"),
-    "oldest": (
-        ["tests/model_types", "tests/unit", "tests/invariants"],  # one long file first: one worker runs it alone
-        "not slow and not distributed and not gpu and not network and not site",
-    ),
+    "oldest": _OTHER_VERSIONS,
+    "newest": _OTHER_VERSIONS,
 }
 
 
@@ -85,7 +87,7 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
     if options.tier == "oldest":
         tests += ["-W", "default"]  # what old releases of other libraries deprecate says nothing about mmpref
     if for_pytest:
-        tests += [*(places if options.tier == "oldest" else []), *for_pytest]
+        tests += [*(places if options.tier in ("oldest", "newest") else []), *for_pytest]
     else:
         tests += [*places, "--durations=12", *(["--color=yes"] if sys.stdout.isatty() else [])]
         if options.workers > 1 and options.tier not in ("gpu", "distributed"):  # those have the machine to themselves

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""A release in one command: checks, release notes, version, commit and tag.
+"""A release in one command: checks, release notes, version, commit, tag, wheel and source distribution.
 
-python scripts/release.py 0.2.0              check everything, then set the version, commit and tag v0.2.0
-python scripts/release.py 0.2.0 --dry-run    the same checks, and show what would be written; nothing is changed
+python scripts/release.py 0.2.0              check everything, set the version, commit, tag v0.2.0 and fill dist/
+python scripts/release.py 0.2.0 --dry-run    the same checks and builds, shown; nothing is changed
 
-The notes are the section "Unreleased" of CHANGELOG.md, which gets the version and the date as its heading. Nothing is
-pushed: the command that publishes the tag is printed at the end.
+The notes are the section "Unreleased" of CHANGELOG.md, which gets the version and the date as its heading. Both
+distributions are built from the tree as it will be tagged, and looked at, before anything is written. Nothing is pushed
+or uploaded: the commands that do are printed at the end. The checklist is docs/releasing.md.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from distributions import BuildError, Distributions, built, copy_tree, described, keep
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION, CITATION, CHANGELOG = "mmpref/version.py", "CITATION.cff", "CHANGELOG.md"
@@ -63,17 +67,31 @@ def main() -> int:
         if subprocess.run(shlex.split(options.check), cwd=options.root, check=False).returncode:
             raise ReleaseError(f"the checks failed ({options.check}); repair that first")
         refuse_dirty(options.root)  # the checks may have written something
-        if not options.dry_run:
-            commit(options.root, release)
-    except ReleaseError as err:
+        with tempfile.TemporaryDirectory() as folder:
+            source = copy_tree(options.root, Path(folder) / "source", release.files)
+            made = built(source, Path(folder) / "dist")
+            if options.dry_run:
+                print("\n".join(described(made)))
+            else:
+                commit(options.root, release)
+                made = keep(made, options.root / "dist")
+    except (ReleaseError, BuildError) as err:
         print(f"release: {err}", file=sys.stderr)
         return 1
     print(f"\n{release.notes}\n")
     if options.dry_run:
         print(f"dry run: {', '.join(release.files)} would be changed, committed and tagged {release.tag}")
     else:
-        print(f"committed and tagged; to publish: git push origin HEAD {release.tag}")
+        print("\n".join(described(made)))
+        print("committed, tagged and built; to publish (docs/releasing.md has the whole list):")
+        print("\n".join(f"  {shlex.join(command)}" for command in to_publish(release, made)))
     return 0
+
+
+def to_publish(release: Release, made: Distributions) -> list[list[str]]:
+    """The commands that are left: they reach others, so they are not run here."""
+    push = ["git", "push", "origin", "HEAD", release.tag]
+    return [push, ["python", "-m", "twine", "upload", str(made.sdist), str(made.wheel)]]
 
 
 def prepared(root: Path, version: str, day: datetime.date) -> Release:

@@ -3,12 +3,14 @@
 #   setup_venv EXTRA     EXTRA is report (demo), dev (tests) or test (the oldest versions); leaves the interpreter's
 #                        path in $venv_python
 #   use_oldest           before it: another environment, .venv-oldest, with the versions of constraints-oldest.txt
+#   use_newest           before it: .venv-newest, with the newest releases of everything but torch
 #
 # A stamp remembers what was installed (constraints, pyproject, Python version, place), so the second start does nothing.
 # An installation that was interrupted is thrown away and made again.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 constraints=scripts/constraints.txt
+newest=""
 use_venv() {
   venv="$root/$1"
   venv_python="$venv/bin/python"
@@ -21,6 +23,12 @@ export PYTHONNOUSERSITE=1
 use_oldest() {
   use_venv .venv-oldest
   constraints=scripts/constraints-oldest.txt
+}
+
+# A stamp of the day: what is newest is looked up once a day.
+use_newest() {
+  use_venv .venv-newest
+  newest=$(date -u +%F)
 }
 
 say() { printf '== %s\n' "$*"; }
@@ -76,13 +84,14 @@ find_python() {
 }
 
 stamp_key() {
-  "$venv_python" - "$root" "$constraints" "${MMPREF_CPU_INDEX:-}" <<'PYTHON'
+  "$venv_python" - "$root" "$constraints" "${MMPREF_CPU_INDEX:-}" "$newest" <<'PYTHON'
 import hashlib
 import pathlib
 import sys
 
 root = pathlib.Path(sys.argv[1])
 parts = [(root / name).read_bytes() for name in (sys.argv[2], "pyproject.toml")] + [sys.argv[3].encode()]
+parts += [argument.encode() for argument in sys.argv[4:] if argument]
 parts += [sys.version.encode(), str(root).encode()]
 print(hashlib.sha256(b"\0".join(parts)).hexdigest())
 PYTHON
@@ -114,14 +123,19 @@ remove_venv() {
 }
 
 install_packages() {
-  local extra=$1 log="$venv/install.log" versions="$root/$constraints" index=()
-  say "installing mmpref[$extra] with the versions of $constraints (about 2 GB on disk the first time)"
+  local extra=$1 log="$venv/install.log" versions="$root/$constraints" index=() upgrade=()
+  say "installing mmpref[$extra] with the ${newest:+newest releases, and torch of the }versions of $constraints (about 2 GB on disk the first time)"
+  if [ -n "$newest" ]; then
+    versions="$venv/constraints.txt"
+    grep '^torch==' "$root/$constraints" >"$versions"
+    upgrade=(--upgrade --upgrade-strategy eager)
+  fi
   if [ "$constraints" = scripts/constraints-oldest.txt ] && [ -n "${MMPREF_CPU_INDEX:-}" ]; then
     versions="$venv/constraints.txt"
     sed 's/^torch==.*/torch==2.11.0/' "$root/$constraints" >"$versions"
     index=(--extra-index-url "$MMPREF_CPU_INDEX")
   fi
-  if ! (cd "$root" && "$venv_python" -m pip install --disable-pip-version-check --no-input "${index[@]}" \
+  if ! (cd "$root" && "$venv_python" -m pip install --disable-pip-version-check --no-input "${index[@]}" "${upgrade[@]}" \
     --constraint "$versions" --editable ".[$extra]" 2>&1 | tee "$log" | show_progress); then
     tail -n 15 "$log" >&2
     printf 'mmpref: the installation failed; the lines above are the end of %s\n' "$log" >&2

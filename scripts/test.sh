@@ -5,6 +5,7 @@
 #   bash scripts/test.sh --tier quick     another tier (see scripts/check.py --help)
 #   bash scripts/test.sh -k name          only tests; what check.py does not know goes to pytest
 #   bash scripts/test.sh --oldest         unit tests and invariants with the oldest declared versions (.venv-oldest)
+#   bash scripts/test.sh --newest         the same with the newest releases of everything but torch (.venv-newest)
 #
 # Needs Python 3.11 or newer and a package registry; no GPU, no model hub.
 set -euo pipefail
@@ -16,6 +17,14 @@ if [ "${1:-}" = --oldest ]; then
   setup_venv test
   say "scripts/check.py --tier oldest $*"
   exec "$venv_python" "$root/scripts/check.py" --tier oldest --only tests "$@"
+fi
+
+if [ "${1:-}" = --newest ]; then
+  shift
+  use_newest
+  setup_venv test
+  say "scripts/check.py --tier newest $*"
+  exec "$venv_python" "$root/scripts/check.py" --tier newest --only tests "$@"
 fi
 
 setup_venv dev

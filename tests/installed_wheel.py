@@ -7,6 +7,7 @@ start in a folder elsewhere, with an empty home and no variables of this machine
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,11 +16,24 @@ import sysconfig
 import venv
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def script(name: str) -> ModuleType:
+    """A program of ``scripts/`` as a module."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+distributions = script("distributions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,29 +87,6 @@ class Installed:
         )
 
 
-def own_files() -> list[str]:
-    """The files of the repository by name: those that git knows, and those that it would add."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return sorted(name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file())
-
-
-def copy_tree(to: Path) -> Path:
-    """A copy of those files alone: nothing that an earlier build left is in it."""
-    for name in own_files():
-        (to / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, to / name)
-    return to
-
-
-def build(source: Path, out: Path, *what: str) -> None:
-    """Build into a folder; ``what`` is ``--wheel``, ``--sdist``, or nothing: the sdist, and the wheel from it."""
-    command = [sys.executable, "-m", "build", "--no-isolation", *what, "--outdir", str(out), str(source)]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-
-
 def empty_environment(folder: Path, *, libraries: bool = True) -> Path:
     """A virtual environment without pip.
 
@@ -127,7 +118,7 @@ def make(folder: Path) -> Installed:
     dist, environment, home = folder / "dist", folder / "environment", folder / "home"
     done = folder / "done"
     if not done.exists():
-        build(copy_tree(folder / "source"), dist)
+        distributions.build(distributions.copy_tree(ROOT, folder / "source"), dist)
         home.mkdir()
         install(next(dist.glob("*.whl")), empty_environment(environment))
         done.touch()

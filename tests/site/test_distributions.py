@@ -3,80 +3,69 @@
 from __future__ import annotations
 
 import re
-import tarfile
+import subprocess
+import sys
 import zipfile
-from email.parser import Parser
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.installed_wheel import ROOT, Installed, build, own_files
+from tests.installed_wheel import ROOT, Installed, distributions
 
 pytestmark = pytest.mark.site
 
-SHARED = {
-    "data_cards/": ("data_cards/", {".md"}),
-    "scripts/accelerate/": ("accelerate/", {".yaml"}),
-    "docs/": ("docs/", {".md", ".svg", ".png", ".ipynb"}),
-}
-"""Folder of the repository -> its place below share/mmpref, and the endings that are installed."""
-NOT_IN_SDIST = (".", "Dockerfile")
-"""How names begin that are of no use outside the repository."""
+
+@pytest.fixture(scope="module")
+def made(installed: Installed) -> Any:
+    return distributions.Distributions(wheel=installed.wheel, sdist=installed.sdist)
 
 
-def in_wheel(wheel: Path) -> dict[str, bytes]:
-    """Name -> content; what belongs below sys.prefix is called share/..."""
-    with zipfile.ZipFile(wheel) as archive:
-        return {re.sub(r"^[^/]+\.data/data/", "", name): archive.read(name) for name in archive.namelist()}
+def test_both_have_every_file_that_they_shall_have(made: Any) -> None:
+    names = distributions.own_files(ROOT)
+    assert distributions.faults(made, ROOT, names) == []
+    wheel = distributions.in_wheel(made.wheel)
+    for name in ("mmpref/recipes/demo_dpo.yaml", "mmpref/report/page.css", "mmpref/data/commands/gallery.js"):
+        assert name in wheel
+    for name in ("data_cards/rlhf_v.md", "accelerate/zero3.yaml", "docs/losses.md", "docs/tasks/move_here.md"):
+        assert f"share/mmpref/{name}" in wheel
 
 
-def expected_in_wheel() -> dict[str, Path]:
-    """Every file of the package, and the files beside it that an installed mmpref reads or names."""
-    found = {name: ROOT / name for name in own_files() if name.startswith("mmpref/") and not is_note(name)}
-    for name in own_files():
-        for folder, (place, endings) in SHARED.items():
-            if name.startswith(folder) and PurePosixPath(name).suffix in endings:
-                found[f"share/mmpref/{place}{name.removeprefix(folder)}"] = ROOT / name
-    return found
-
-
-def is_note(name: str) -> bool:
-    return PurePosixPath(name).name.startswith(".")
-
-
-def test_the_wheel_has_every_file_of_the_package_and_every_card_profile_and_page(installed: Installed) -> None:
-    found = {name: content for name, content in in_wheel(installed.wheel).items() if ".dist-info/" not in name}
-    expected = expected_in_wheel()
-    assert set(found) == set(expected)
-    assert [name for name, file in expected.items() if found[name] != file.read_bytes()] == []
-
-
-def test_the_source_distribution_has_what_builds_tests_and_documents_it(installed: Installed) -> None:
-    with tarfile.open(installed.sdist) as archive:
-        found = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
-    made = {name for name in found if ".egg-info/" in name} | {"PKG-INFO", "setup.cfg"}
-    assert found - made == {name for name in own_files() if not name.startswith(NOT_IN_SDIST)}
+def test_what_is_new_in_the_tree_and_in_none_of_both_is_named(made: Any, tmp_path: Path) -> None:
+    names = [*distributions.own_files(ROOT), "mmpref/recipes/new.yml", "data_cards/new.md", "tests/new.py"]
+    assert distributions.faults(made, ROOT, names) == [
+        "the wheel lacks mmpref/recipes/new.yml",
+        "the wheel lacks share/mmpref/data_cards/new.md",
+        *(f"the source distribution lacks {name}" for name in sorted(names[-3:])),
+    ]
+    changed = tmp_path / made.wheel.name
+    with zipfile.ZipFile(made.wheel) as old, zipfile.ZipFile(changed, "w") as new:
+        for name in old.namelist():
+            text = old.read(name).replace(b"Version: 0", b"Version: 9") if name.endswith("METADATA") else old.read(name)
+            if not name.endswith("demo_dpo.yaml"):
+                new.writestr(name, text if not name.endswith("page.css") else b"")
+    found = distributions.faults(replace(made, wheel=changed), ROOT, distributions.own_files(ROOT))
+    assert found[0] == "the wheel lacks mmpref/recipes/demo_dpo.yaml"
+    assert "mmpref/report/page.css in the wheel is not the tree's mmpref/report/page.css" in found
+    assert any(line.startswith("the metadata says Version: 9") for line in found)
 
 
 def test_the_wheel_of_the_source_distribution_is_the_wheel_of_the_tree(installed: Installed, tmp_path: Path) -> None:
     """``build`` makes the first from the unpacked sdist; this one is made from the tree itself."""
     source = installed.wheel.parent.parent / "source"
-    build(source, tmp_path, "--wheel")
+    distributions.build(source, tmp_path, "--wheel")
     (direct,) = tmp_path.glob("*.whl")
     assert direct.name == installed.wheel.name
-    assert in_wheel(direct) == in_wheel(installed.wheel)
+    assert distributions.in_wheel(direct) == distributions.in_wheel(installed.wheel)
 
 
-def test_the_metadata_says_what_an_index_asks_for(installed: Installed) -> None:
-    (content,) = (text for name, text in in_wheel(installed.wheel).items() if name.endswith(".dist-info/METADATA"))
-    said = Parser().parsestr(content.decode("utf-8"))
-    assert said["Name"] == "mmpref"
-    assert said["License-Expression"] == "Apache-2.0"
-    assert said["Requires-Python"] == ">=3.11"
-    assert said["Description-Content-Type"] == "text/markdown"
-    assert said.get_payload() == (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(said["Summary"]) < 512
-    assert "\n" not in said["Summary"]
+def test_the_requirements_of_the_installed_package_are_those_of_the_tree(installed: Installed, tmp_path: Path) -> None:
+    """The one reads pyproject.toml, the other the metadata of the wheel: both refuse the same."""
+    code = "from mmpref.installation import core, of_extras; print(core()); print(sorted(of_extras().items()))"
+    tree = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert installed.run("python", "-c", code, cwd=tmp_path).stdout == tree.stdout
+    assert "Requirement(name='bitsandbytes', floor='0.50', extra='qlora')" in tree.stdout
 
 
 def test_the_version_is_the_one_of_version_py_everywhere(installed: Installed, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,25 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "release.py"
+PROJECT = """
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "mmpref"
+description = "A package"
+readme = "README.md"
+license = "Apache-2.0"
+requires-python = ">=3.11"
+dynamic = ["version"]
+
+[tool.setuptools]
+packages = ["mmpref"]
+
+[tool.setuptools.dynamic]
+version = { attr = "mmpref.version.__version__" }
+"""
 CHANGES = "# Changelog\n\n## Unreleased\n\n- A new loss.\n- A fix.\n\n## 0.1.0 (2026-01-02)\n\n- The first.\n"
 NAMED = {f"GIT_{role}_{what}": text for role in ("AUTHOR", "COMMITTER") for what, text in
          (("NAME", "Someone"), ("EMAIL", "someone@example.org"))}  # fmt: skip
@@ -27,6 +47,10 @@ def repository(tmp_path: Path) -> Path:
     (tmp_path / "mmpref" / "version.py").write_text('"""The version."""\n\n__version__ = "0.1.0"\n')
     (tmp_path / "CITATION.cff").write_text("cff-version: 1.2.0\nversion: 0.1.0\n")
     (tmp_path / "CHANGELOG.md").write_text(CHANGES)
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    (tmp_path / "MANIFEST.in").write_text("include *.md *.cff\n")
+    (tmp_path / "README.md").write_text("# A package\n")
+    (tmp_path / ".gitignore").write_text("dist/\n")
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "-m", "All")
@@ -54,6 +78,11 @@ def test_a_release_sets_the_version_dates_its_notes_and_is_tagged_with_them(repo
     assert git(repository, "tag", "--list", "--format=%(contents)", "v0.2.0") == (
         "mmpref 0.2.0\n\n- A new loss.\n- A fix."
     )
+    made = {path.name: path.read_bytes() for path in (repository / "dist").iterdir()}
+    assert set(made) == {"mmpref-0.2.0-py3-none-any.whl", "mmpref-0.2.0.tar.gz"}
+    for name, data in made.items():
+        assert f"{hashlib.sha256(data).hexdigest()}  {len(data):,} bytes  {repository / 'dist' / name}\n" in done.stdout
+    assert "  git push origin HEAD v0.2.0\n  python -m twine upload " in done.stdout
     again = release(repository, "0.3.0")
     assert again.returncode == 1
     assert "is empty" in again.stderr
@@ -67,6 +96,18 @@ def test_a_dry_run_shows_the_notes_and_changes_nothing(repository: Path) -> None
     assert "The first" not in done.stdout
     assert git(repository, "status", "--porcelain") == git(repository, "tag") == ""
     assert git(repository, "rev-parse", "HEAD") == before
+    assert "mmpref-0.2.0-py3-none-any.whl" in done.stdout
+    assert not (repository / "dist").exists()
+
+
+def test_what_the_wheel_lacks_ends_the_release_before_anything_is_written(repository: Path) -> None:
+    (repository / "mmpref" / "recipe.yaml").write_text("model: {}\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "A recipe that pyproject.toml does not name")
+    done = release(repository, "0.2.0")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "the wheel lacks mmpref/recipe.yaml" in done.stderr
+    assert git(repository, "tag") == git(repository, "diff", "HEAD") == ""
 
 
 @pytest.mark.parametrize(
