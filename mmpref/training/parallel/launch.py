@@ -95,6 +95,10 @@ def launch(recipe: Recipe, launch: Launch, command: Sequence[str], say: Callable
     refuse_launch_contradictions(recipe, environment_of(profile, strategy))
     refuse_what_cannot_shard(recipe, strategy)
     _refuse_missing(strategy)
+    if not torch.cuda.is_available() and not recipe.train.use_cpu:  # accelerate would start each process by itself
+        raise DistributedError(
+            "--launch: torch sees no GPU on this machine; for processes on the CPU write `train.use_cpu=true`"
+        )
     for restarts in range(launch.max_restarts + 1):
         os.environ[RESTARTS] = str(restarts)
         try:

@@ -272,3 +272,15 @@ def test_the_rank_that_ended_the_others_is_named(
     with pytest.raises(DistributedError, match=re.escape(told)) as caught:
         launching._run(None)
     assert caught.value.exit_code == code
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="where there are GPUs they are used")
+def test_without_a_gpu_processes_on_the_cpu_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+    monkeypatch.setattr(launching, "_launch_once", lambda *_: begun.append(True))
+    with pytest.raises(DistributedError, match="no GPU") as refusal:
+        launch(recipe("train.use_cpu=false"), Launch(profile="ddp", processes=2), ["demo_dpo"])
+    advice = re.findall(r"`([^`]+)`", str(refusal.value))
+    assert not begun
+    launch(recipe("train.use_cpu=false", *advice), Launch(profile="ddp", processes=2), ["demo_dpo", *advice])
+    assert begun
