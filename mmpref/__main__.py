@@ -11,12 +11,13 @@ from mmpref.errors import ConfigError
 
 def start() -> None:
     """What the installed ``mmpref`` command calls: the command line, or one line on a library that it needs."""
-    if "_MMPREF_COMPLETE" not in os.environ:  # a shell that completes words shows no message
-        try:
-            installation.refuse_unusable(sys.argv[1:])
-        except ConfigError as err:
+    completing = "_MMPREF_COMPLETE" in os.environ
+    try:
+        installation.refuse_unusable(sys.argv[1:])
+    except ConfigError as err:
+        if not completing:  # a shell that completes words has no place for a message
             sys.stderr.write(f"mmpref: {err}\n")
-            sys.exit(err.exit_code)
+        sys.exit(err.exit_code)
     from mmpref.cli.main import entry_point
 
     entry_point()

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from mmpref.cli.completion import card_names
 from mmpref.cli.data_options import MaxBad, ReadOptions, RowOptions, Source, Sources, named_paths
 from mmpref.cli.options import with_options
 from mmpref.errors import stopped_by_ctrl_c
@@ -37,7 +38,9 @@ def list_() -> None:
 
 @app.command()
 @stopped_by_ctrl_c
-def show(card: Annotated[str, typer.Argument(help="A card's name, or a file with one.")]) -> None:
+def show(
+    card: Annotated[str, typer.Argument(help="A card's name, or a file with one.", autocompletion=card_names)],
+) -> None:
     """One data card, whole."""
     from mmpref.data.card import load_card
     from mmpref.terminal import print_facts

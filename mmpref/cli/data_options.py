@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmpref.cli.completion import card_names
 from mmpref.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ class RowOptions:
         "auto"
     )
     split: Annotated[str | None, typer.Option(help="Which split, where there are several.")] = None
-    card: Annotated[str | None, typer.Option(help="The data card that describes the source (mmpref data list).")] = None
+    card: Annotated[
+        str | None,
+        typer.Option(help="The data card that describes the source (mmpref data list).", autocompletion=card_names),
+    ] = None
 
     def open(self, source: str, image_root: Path | None = None) -> PairSource:
         """The source with its images."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from mmpref.cli.completion import benchmark_names
 from mmpref.cli.options import (
     KEY_ENV,
     SERVER_URL,
@@ -45,7 +46,10 @@ class _Asked:
     model: Annotated[
         str, typer.Option(help="A model folder, adapter folder, hub id or run folder; its name at --server.")
     ]
-    benchmark: Annotated[str, typer.Option(help="Name of the benchmark, for example pope, chair or mmhal.")]
+    benchmark: Annotated[
+        str,
+        typer.Option(help="Name of the benchmark, for example pope, chair or mmhal.", autocompletion=benchmark_names),
+    ]
     questions: Questions
     out: Annotated[Path, typer.Option(help="Folder for answers.jsonl, items.jsonl and results.json.")]
     options: BenchmarkOptions = None
@@ -178,7 +182,9 @@ def evaluate(asked: _Asked, answering: _Answering, at: _AtServer, judging: _Judg
 class _Answers:
     """Which answers are judged, and by whom."""
 
-    benchmark: Annotated[str, typer.Option(help="mmhal, hallusionbench, object_halbench or mmvp.")]
+    benchmark: Annotated[
+        str, typer.Option(help="mmhal, hallusionbench, object_halbench or mmvp.", autocompletion=benchmark_names)
+    ]
     questions: Questions
     answers: Annotated[list[Path], typer.Option(help='JSONL of {"id": ..., "text": ...}.')]
     server: Annotated[str, typer.Option(help=SERVER_URL)]
@@ -232,7 +238,9 @@ def judge(asked: _Answers, cost: CostOptions, run: _JudgeRun, requests: RequestO
 class _Compared:
     """Which verdicts are compared with which, on what answers."""
 
-    benchmark: Annotated[str, typer.Option(help="mmhal, hallusionbench, object_halbench or mmvp.")]
+    benchmark: Annotated[
+        str, typer.Option(help="mmhal, hallusionbench, object_halbench or mmvp.", autocompletion=benchmark_names)
+    ]
     questions: Questions
     answers: Annotated[
         list[Path], typer.Option(help='The answers that were judged, JSONL of {"id": ..., "text": ...}.')

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmpref.cli.completion import card_names
 from mmpref.cli.options import KEY_ENV, SERVER_URL, ModelOptions, RequestOptions, with_options
 from mmpref.errors import ConfigError, stopped_by_ctrl_c
 
@@ -35,7 +36,9 @@ class _Prompts:
     )
     format: Annotated[str, typer.Option(help="Row format; auto recognises each row.")] = "auto"
     split: Annotated[str | None, typer.Option(help="Split, where the source has several.")] = None
-    card: Annotated[str | None, typer.Option(help="Data card that describes the source.")] = None
+    card: Annotated[
+        str | None, typer.Option(help="Data card that describes the source.", autocompletion=card_names)
+    ] = None
 
     def source(self) -> PromptSource:
         """Where the prompts come from."""

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from mmpref.cli.arguments import hint_for, refuse_empty, refuse_no_path
+from mmpref.cli.completion import BENCHMARKS, benchmark_names, recipe_keys, recipe_names
 from mmpref.cli.data import app as data_app
 from mmpref.cli.evals import agreement, evaluate, judge
 from mmpref.cli.plan import plan
@@ -31,7 +32,6 @@ app = typer.Typer(
     name="mmpref",
     help="Align vision-language models with image preference data, and measure whether they stop making things up.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -45,10 +45,7 @@ app.command("recipes")(recipes)
 app.command("config")(config)
 
 _OPTIONS_HELP = "Options of the benchmark, for example synonyms=FILE prompts=FILE for chair."
-_BENCHMARKS_HELP = (
-    "pope, chair, amber, hallusionbench, mme, mmhal, object_halbench, repope, dash_b, naturalbench, crpe, mmvp, finer, "
-    "preference or win_rate."
-)
+_BENCHMARKS_HELP = f"{', '.join(BENCHMARKS[:-1])} or {BENCHMARKS[-1]}."
 _QUESTIONS_HELP = "Question file (or folder) of the benchmark; several for its splits."
 _ANSWERS_HELP = 'JSONL of {"id": ..., "text": ...}, or a file of LLaVA, lmms-eval or VLMEvalKit; one for each split.'
 
@@ -143,10 +140,16 @@ def merge(
 @stopped_by_ctrl_c
 def doctor(
     recipe: Annotated[
-        str | None, typer.Argument(help="Also run every start-up check of this recipe; nothing is written.")
+        str | None,
+        typer.Argument(
+            help="Also run every start-up check of this recipe; nothing is written.", autocompletion=recipe_names
+        ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the recipe by dotted key.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Changes to the recipe by dotted key.", autocompletion=recipe_keys
+        ),
     ] = None,
 ) -> None:
     """What this machine can do, and whether a recipe would start."""
@@ -168,7 +171,7 @@ def doctor(
 @app.command()
 @stopped_by_ctrl_c
 def score(
-    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP)],
+    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP, autocompletion=benchmark_names)],
     questions: Annotated[list[Path], typer.Option(help=_QUESTIONS_HELP)],
     answers: Annotated[list[Path], typer.Option(help=_ANSWERS_HELP)],
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_OPTIONS_HELP)] = None,
@@ -202,7 +205,7 @@ def score(
 @app.command()
 @stopped_by_ctrl_c
 def export(
-    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP)],
+    benchmark: Annotated[str, typer.Option(help=_BENCHMARKS_HELP, autocompletion=benchmark_names)],
     questions: Annotated[list[Path], typer.Option(help=_QUESTIONS_HELP)],
     answers: Annotated[list[Path], typer.Option(help=_ANSWERS_HELP)],
     to: Annotated[

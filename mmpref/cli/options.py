@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from mmpref.cli.completion import recipe_keys, recipe_names
 from mmpref.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -135,10 +136,13 @@ def one_or_many(paths: list[Path]) -> Path | list[Path]:
 class RecipeArguments:
     """A recipe and changes to it."""
 
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")]
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")] = (
-        None
-    )
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a shipped recipe.", autocompletion=recipe_names)
+    ]
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.", autocompletion=recipe_keys),
+    ] = None
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmpref.cli.completion import recipe_keys, recipe_names, recipe_sections
 from mmpref.errors import ConfigError, stopped_by_ctrl_c
 
 if TYPE_CHECKING:
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 @stopped_by_ctrl_c
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="A shipped recipe: print its file, header and all.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A shipped recipe: print its file, header and all.", autocompletion=recipe_names),
+    ] = None,
 ) -> None:
     """The shipped recipes, or one of them with its header."""
     from mmpref.recipe.shipped import read_recipe_text, shipped_recipes
@@ -33,10 +37,14 @@ def recipes(
 @stopped_by_ctrl_c
 def config(
     recipe: Annotated[
-        str | None, typer.Argument(help="A YAML file, or the name of a shipped recipe; with --keys a section.")
+        str | None,
+        typer.Argument(
+            help="A YAML file, or the name of a shipped recipe; with --keys a section.", autocompletion=recipe_sections
+        ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Changes by dotted key.", autocompletion=recipe_keys),
     ] = None,
     keys: Annotated[
         bool, typer.Option("--keys", help="Every key of a recipe, or of one section: type, default, meaning.")

@@ -546,6 +546,7 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
     assert set(ours) <= {
         "mmpref.cli",
         "mmpref.cli.main",
+        "mmpref.cli.completion",
         "mmpref.cli.data",
         "mmpref.cli.data_options",
         "mmpref.cli.evals",
