@@ -82,12 +82,12 @@ class Cost(NamedTuple):
 
 def cost(work: Callable[[], None]) -> Cost:
     """What some work takes. The workers end within it, so that what they used can be read."""
-    begin, used = time.perf_counter(), _cpu_seconds()
+    begin, used = time.perf_counter(), cpu_seconds()
     work()
-    return Cost(time.perf_counter() - begin, _cpu_seconds() - used)
+    return Cost(time.perf_counter() - begin, cpu_seconds() - used)
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Processor time of this process, of the server its workers are forked from, and of the workers that have ended."""
     server = getattr(forkserver._forkserver, "_forkserver_pid")  # noqa: B009 - not in the stubs of the library
     pids = [os.getpid(), *([server] if server else [])]

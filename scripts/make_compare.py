@@ -16,6 +16,7 @@ repository.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from mmpref.yaml_text import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "results" / "peers"
+BENCH = ROOT / "results" / "bench"
 PAGE = ROOT / "docs" / "compare.md"
 TABLES = ("training", "evaluation")
 STATES = ("yes", "partly", "no", "not looked at")
@@ -139,7 +141,7 @@ def _place(text: str, where: str) -> Place:
 
 def filled(page: str, folder: Path = PEERS) -> str:
     """The page with every table made anew."""
-    made = {"releases": releases, **{name: _table_maker(name) for name in TABLES}}
+    made = {"releases": releases, "benchmarks": lambda _: benchmarks(), **{name: _table_maker(name) for name in TABLES}}
     return _BLOCK.sub(lambda found: f"{found[1]}{chr(10).join(made[found[2]](folder))}\n{found[4]}", page)
 
 
@@ -153,6 +155,22 @@ def releases(folder: Path = PEERS) -> list[str]:
     for suite in suites(folder).values():
         name = f"[{suite['name']}]({suite['page']})"
         lines.append(_line([name, suite["version"], suite["looked"], suite["licence"], suite.get("pins", "–")]))
+    return lines
+
+
+def benchmarks(folder: Path = BENCH) -> list[str]:
+    """Every benchmark: what was told of it where, and where ``scripts/bench.py`` ran it again since."""
+    found = _read(folder / "benchmarks.yaml")
+    lines = [f"Told figures: {found['machine']}, unless the page says otherwise.", ""]
+    lines += _head(["what is compared", "told", "commit, day", "one command", "run again"])
+    for name, bench in found["benchmarks"].items():
+        told = f"{bench['told']} ([{Path(bench['page']).stem}]({Path(bench['page']).name}))"
+        again = "–"
+        if (file := folder / f"{name}.json").is_file():
+            run = json.loads(file.read_text(encoding="utf-8"))
+            again = f"`{file.relative_to(ROOT)}`: {run['commit']}, {run['day']}"
+        when = f"{bench['commit']}, {bench['day']}" if "commit" in bench else "see the page"
+        lines.append(_line([bench["what"], told, when, f"`bench.py --only {name}`", again]))
     return lines
 
 
