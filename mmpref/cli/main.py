@@ -17,6 +17,7 @@ from mmpref.cli.arguments import hint_for, refuse_empty, refuse_no_path
 from mmpref.cli.completion import BENCHMARKS, benchmark_names, recipe_keys, recipe_names
 from mmpref.cli.data import app as data_app
 from mmpref.cli.evals import agreement, evaluate, judge
+from mmpref.cli.new import new
 from mmpref.cli.plan import plan
 from mmpref.cli.recipes import config, recipes
 from mmpref.cli.sample import app as sample_app
@@ -41,6 +42,7 @@ app.add_typer(sample_app, name="sample")
 app.command("eval")(evaluate)
 app.command("judge")(judge)
 app.command("agreement")(agreement)
+app.command("new")(new)
 app.command("recipes")(recipes)
 app.command("config")(config)
 

@@ -61,8 +61,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": RUN_FOLDER | {"data", "processing", "models", "training", "evals", "report", "terminal"},
     # tables of what others' keys become; data sets are found through the reader of their own description
     "migration": RECIPE | {"data"},
+    # names of losses, cards and example pairs; settings for a card come from the planner
+    "project": RECIPE | {"data", "demo", "losses", "planning", "training"},
     "cli": RUN_FOLDER
-    | {"migration"}
+    | {"migration", "project"}
     | {"statistics", "terminal", "losses", "data", "models", "training", "planning", "merge", "generation", "judging"}
     | {"evals", "sampling", "report", "doctor", "demo", "sweeps"},
     "__main__": {"cli", "errors", "installation"},
@@ -71,6 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # planning and doctor look at training only through these
 PARTS_OF_TRAINING = {
+    "project": {"training.loss_settings"},
     "planning": {"training.parallel.strategy", "training.precision", "training.loss_settings"},
 }
 
@@ -170,6 +173,7 @@ LEVELS: dict[str, list[set[str]]] = {
         {"fitted_recipe", "text"},
     ],
     "doctor": [{"machine", "needs", "section_faults"}, {"recipe_check"}],
+    "project": [{"choices"}, {"recipe"}, {"folder"}],
     "migration": [
         {"reading", "values"},
         {"contract"},
@@ -257,6 +261,7 @@ IMPORTED_BY: dict[str, set[str]] = {
             "evals",
             "generate",
             "main",
+            "new",
             "options",
             "pairs",
             "plan",
@@ -558,6 +563,7 @@ def test_help_needs_no_other_library_than_the_command_line_s_own() -> None:
     } | {
         "mmpref.cli.arguments",
         "mmpref.cli.pairs",
+        "mmpref.cli.new",
         "mmpref.cli.plan",
         "mmpref.cli.recipes",
         "mmpref.cli.generate",
