@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from mmpref.cli import new as command
 from mmpref.cli.main import main
 from mmpref.data.card import list_cards
 from mmpref.errors import ConfigError
@@ -116,9 +115,8 @@ def test_on_a_terminal_it_asks_until_an_answer_is_known(tmp_path: Path, monkeypa
         asked.append(question)
         return next(answers)
 
-    monkeypatch.setattr(command.typer, "prompt", prompt)
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr(command.sys, "stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr("typer.prompt", prompt)
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
     assert main(["new", str(tmp_path / "p")]) == 0
     assert [question.split()[1] for question in asked] == ["model", "model", "data", "card"]
 
