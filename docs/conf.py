@@ -11,6 +11,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
+from site_pages.repository import state_of_the_package  # noqa: E402
+
 from mmpref.version import __version__  # noqa: E402
 
 project = "mmpref"
@@ -29,13 +31,18 @@ extensions = [
 exclude_patterns = ["_build", "_ext", "_templates"]
 templates_path = ["_templates"]
 default_role = "code"  # single backticks in docstrings are code, as in Markdown
+smartquotes = False  # "--launch" in a sentence is no dash
 nitpicky = True
 # names of other libraries, and of what mmpref exports nothing of, stand in signatures without a link
 nitpick_ignore_regex = [("py:.*", r"(?!mmpref\.(losses|models|training|evals|data|processing)\.[A-Z]\w*$).*")]
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
-nb_execution_mode = "off"
+# notebooks run when the site is built; what they wrote is kept for as long as no file of the package changed
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE.parent / ".jupyter_cache" / state_of_the_package())
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
 
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -52,6 +59,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "mmpref"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["offline.js"]
 html_favicon = "_static/logo.svg"
 html_show_sourcelink = False
 html_copy_source = False

@@ -12,6 +12,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 from site_pages import (
+    accessible,
     api_pages,
     benchmark_pages,
     card_pages,
@@ -68,4 +69,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", write_pages)
     app.connect("source-read", _resolve_links)
     formulas.setup(app)
+    accessible.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -87,7 +87,7 @@ def _section(benchmark: Benchmark[Any]) -> str:
     ]
     parts = [
         f"{label(anchor(benchmark.name))}## {code(benchmark.name)}: {prose(benchmark.title)}\n",
-        table(["", ""], facts),
+        table(["fact", "value"], facts),
         table(["metric", "better", "unit", "counts it is made of", "protocols"], rows),
     ]
     if benchmark.together:

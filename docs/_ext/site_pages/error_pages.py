@@ -97,7 +97,7 @@ def _about(kind: type[MMPrefError]) -> str:
     ]
     text = inspect.cleandoc(kind.__doc__ or "").split("\nAttributes:")[0].split("\nArgs:")[0]
     text = text.replace(":func:", "").replace(":class:", "")
-    return prose(text) + "\n\n" + table(["", ""], rows)
+    return prose(text) + "\n\n" + table(["fact", "value"], rows)
 
 
 def _codes() -> list[list[str]]:

@@ -6,6 +6,7 @@ other file of the repository a download, so that the site needs no server and no
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -21,6 +22,15 @@ _PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING
 def pages() -> dict[str, str]:
     """File below ``docs/`` -> its text."""
     return {page: moved_links(_read(name), ROOT, Path()) for name, page in _PAGES.items() if name != "README.md"}
+
+
+def state_of_the_package() -> str:
+    """A name for what the files of ``mmpref`` say now; another one when any of them changes."""
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "mmpref").rglob("*")):
+        if file.is_file() and file.suffix != ".pyc":
+            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _read(name: str) -> str:
