@@ -59,8 +59,7 @@ class Requirement:
         if version is None or _older(version, self.floor):
             version = _version(self.name)  # slower, and knows every kind of installation
         if version is None:
-            module = _MODULES.get(self.name, self.name)
-            return "is not installed" if find_spec(module) is None else None
+            return None if _can_be_imported(_MODULES.get(self.name, self.name)) else "is not installed"
         return f"{version} is older than {self.floor}" if _older(version, self.floor) else None
 
 
@@ -246,6 +245,15 @@ def _quick_versions() -> Mapping[str, str]:
                 library, _, version = name.rpartition(".")[0].partition("-")
                 found.setdefault(_normal(library), version.partition("-")[0])
     return found
+
+
+def _can_be_imported(module: str) -> bool:
+    """Whether there is such a module; a mere folder of its name, as ``wandb/`` of its runs, is none."""
+    try:
+        spec = find_spec(module)
+    except ValueError:  # it was imported without one
+        return True
+    return spec is not None and spec.origin is not None
 
 
 def _version(name: str) -> str | None:

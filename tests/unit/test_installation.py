@@ -6,6 +6,7 @@ Libraries are made missing in earnest: an environment of its own has links to wh
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -315,9 +316,10 @@ def test_a_library_without_metadata_is_taken_for_what_it_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "some_library").mkdir()
-    (tmp_path / "some_library" / "__init__.py").touch()
-    assert Requirement(name="some_library", floor="2").fault() == "is not installed"
     monkeypatch.syspath_prepend(str(tmp_path))
+    assert Requirement(name="some_library", floor="2").fault() == "is not installed", "a folder of its name"
+    (tmp_path / "some_library" / "__init__.py").touch()
+    importlib.invalidate_caches()
     assert Requirement(name="some_library", floor="2").fault() is None
 
 
