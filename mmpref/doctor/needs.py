@@ -40,21 +40,27 @@ def unmet(recipe: Recipe, launch: str | None = None) -> Iterator[str]:
     """What is missing for a recipe, each with the command that installs it or the key that does without it."""
     if not recipe.train.use_cpu and (build := cpu_build_beside_gpu()) is not None:
         yield f"{build.cpu_words}, or train.use_cpu=true to train on the CPU"
-    needed = {}
+    for library, cases in _needed(recipe, launch).items():
+        purposes, others = zip(*cases, strict=True)
+        if (message := lacking(library, " with ".join(purposes))) is not None:
+            yield f"{message}, or {' '.join(others)}"
+
+
+def _needed(recipe: Recipe, launch: str | None) -> dict[str, list[tuple[str, str]]]:
+    """Library of an extra -> what needs it, and what does without."""
+    needed: dict[str, list[tuple[str, str]]] = {}
     if recipe.adapter.kind == "qlora":
-        needed["adapter.kind=qlora"] = "bitsandbytes", "adapter.kind=lora"
+        needed.setdefault("bitsandbytes", []).append(("adapter.kind=qlora", "adapter.kind=lora"))
     if _OF_BITSANDBYTES.fullmatch(recipe.train.optim):
-        needed[f"train.optim={recipe.train.optim}"] = "bitsandbytes", "train.optim=adamw_torch"
+        needed.setdefault("bitsandbytes", []).append((f"train.optim={recipe.train.optim}", "train.optim=adamw_torch"))
     for tracker in recipe.train.report_to:
         if tracker == "wandb" or (tracker == "tensorboard" and find_spec("tensorboardX") is None):
-            needed[f"train.report_to={tracker}"] = tracker, "train.report_to=[]"
+            needed[tracker] = [(f"train.report_to={tracker}", "train.report_to=[]")]
     if launch is not None and launch.startswith("zero"):
-        needed[f"--launch {launch}"] = "deepspeed", "--launch fsdp2, which needs nothing more"
+        needed["deepspeed"] = [(f"--launch {launch}", "--launch fsdp2, which needs nothing more")]
     if video := next(_video_files(recipe), None):
-        needed[f"{video} names video files, and reading them"] = "av", "give each video as a list of frames"
-    for purpose, (library, otherwise) in needed.items():
-        if (message := lacking(library, purpose)) is not None:
-            yield f"{message}, or {otherwise}"
+        needed["av"] = [(f"{video} names video files, and reading them", "give each video as a list of frames")]
+    return needed
 
 
 def _video_files(recipe: Recipe) -> Iterator[str]:

@@ -210,6 +210,9 @@ def test_the_other_way_that_a_refusal_names_needs_no_extra(tmp_path: Path, monke
     asked = ["data.train=p.jsonl"]
     (found,) = unmet(load_recipe("qwen2_5_vl_3b_uni_dpo_qlora", [*asked, "train.optim=adamw_torch"]))
     assert "adapter.kind=qlora needs bitsandbytes, and 0.43.1 is older than 0.50: pip install 'mmpref[qlora]'" in found
+    (found,) = unmet(load_recipe("qwen2_5_vl_3b_uni_dpo_qlora", asked))
+    assert found.startswith("adapter.kind=qlora with train.optim=adamw_8bit needs bitsandbytes, ")
+    assert found.endswith(", or adapter.kind=lora train.optim=adamw_torch")
     both = [*asked, "adapter.kind=lora", "train.optim=adamw_torch", "train.report_to=[]"]
     assert [*unmet(load_recipe("qwen2_5_vl_3b_uni_dpo_qlora", both))] == []
     assert [*unmet(load_recipe("qwen2_5_vl_3b_uni_dpo_lora", [*asked, "train.optim=adamw_torch_8bit"]))] == []
