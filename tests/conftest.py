@@ -32,6 +32,10 @@ from typing import Any
 
 import pytest
 
+from tests.command_tree import build_commands_once
+
+build_commands_once()
+
 # what a terminal, a CI service or a launcher around the tests says is not meant for the commands that are tested
 for _name in (
     "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TTY_COMPATIBLE", "GITHUB_ACTIONS", "COLUMNS", "LINES",

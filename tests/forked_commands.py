@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.command_tree import build_commands_once
+
 ROOT = Path(__file__).resolve().parent.parent
 TOO_LONG = "too long"
 USUAL = (0, 2, 3, 6, 7, 8)
@@ -129,6 +131,7 @@ def serve() -> None:
     from mmpref.process import notices
 
     notices.install()  # as the installed command does
+    build_commands_once()
     for name in ("mmpref.cli.main", "mmpref.recipe.sections", "encodings.utf_8_sig", *sys.argv[1:]):
         importlib.import_module(name)
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
