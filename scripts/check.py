@@ -23,7 +23,15 @@ ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("format", "lint", "spelling", "types", "tests")
 _QUICK = "not slow and not distributed and not gpu and not network and not model_types and not site"
 _OTHER_VERSIONS = (
-    ["tests/model_types", "tests/unit", "tests/invariants"],  # one long file first: one worker runs it alone
+    [
+        "tests/model_types",  # one long file first: one worker runs it alone
+        "tests/unit",
+        "tests/invariants",
+        # what reads texts and grades answers by rules calls no other library
+        "--ignore=tests/unit/evals/text",
+        "--ignore=tests/unit/evals/benchmarks",
+        "--ignore=tests/unit/scripts",
+    ],
     "not slow and not distributed and not gpu and not network and not site",
 )
 TIERS = {

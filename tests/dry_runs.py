@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,21 @@ def dry_run(folder: Path, *parts: str) -> dict[str, list[dict[str, Any]]]:
     shown = [part for part in parts if part != "plan"]  # a CPU has no peak to compare a plan with
     assert page.count("Not measured.") == 7 - len(shown)
     return rows_of(found)
+
+
+def rows_here(folder: Path, part: str) -> list[dict[str, Any]]:
+    """Rows of one part as a dry run finds them, in this process: without the libraries that a run loads for each."""
+    if str(SCRIPTS) not in sys.path:
+        sys.path.append(str(SCRIPTS))
+    from gpu_parts.case import Context, run_cases
+
+    context = Context(
+        dry_run=True, device="cpu", deadline=math.inf, work=folder, environment={"bf16_tflops": 1.0}
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        rows = list(run_cases(importlib.import_module(f"gpu_parts.{part}").cases(context), context))
+    assert not [row for row in rows if {"skipped", "failed"} & row.keys()], rows
+    return rows
 
 
 def rows_of(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -1,8 +1,9 @@
 """Whole training steps on the pretend device, each reported with what would wait for a GPU: a process of its own.
 
-    python -m tests.pretend_steps out.json [word ...]     all cases, or those whose name holds one of the words
+    python -m tests.pretend_steps out.json [name ...]     all cases, or those of these names
 
-Written is {case: [waits]}. What is looked at begins where a second step begins: the first one makes what is made once.
+Written is {"waits": {case: [waits]}, "known": [names of all cases]}. What is looked at begins where a second step
+begins: the first one makes what is made once.
 """
 
 from __future__ import annotations
@@ -128,9 +129,10 @@ def cases() -> dict[str, Callable[[], list[str]]]:
 
 
 def main() -> None:
-    out, *words = sys.argv[1:]
-    found = {name: case() for name, case in cases().items() if not words or any(word in name for word in words)}
-    Path(out).write_text(json.dumps(found, indent=1), encoding="utf-8")
+    out, *names = sys.argv[1:]
+    known = cases()
+    found = {name: known[name]() for name in names or known}
+    Path(out).write_text(json.dumps({"waits": found, "known": sorted(known)}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ While a run is written its folder also has ``.mmpref.lock``, and one such file f
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import platform
 import re
 import shutil
@@ -255,9 +255,18 @@ def versions() -> dict[str, str]:
     """Versions that a result depends on; read from package metadata, so nothing heavy is imported."""
     found = {"python": platform.python_version(), "mmpref": __version__}
     for package in _REPORTED_PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
+        if (installed := _version_of(package)) is not None:
+            found[package] = installed
     return found
+
+
+@functools.cache
+def _version_of(package: str) -> str | None:
+    """Read once: a run writes versions in several places, and what it has loaded stays what it is."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def remove(entry: Path) -> None:

@@ -18,7 +18,7 @@ from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.checkpoint import in_order, newest_complete
 from tests.distributed.conftest import ROOT, Place, finish, losses, torchrun
 
-several = pytest.mark.distributed  # the one without it is run by default
+pytestmark = pytest.mark.distributed
 MMPREF = [sys.executable, "-m", "mmpref"]
 LONG = ("train.max_steps=800", "train.save_steps=3", "train.save_total_limit=3", "preflight=false")
 
@@ -82,7 +82,7 @@ def process_of(run: Path, rank: int) -> int:
     return own
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("ddp", marks=several), "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_launch_starts_the_processes_and_says_what_they_are(place: Place, tmp_path: Path, strategy: str) -> None:
     run = tmp_path / "run"
     done = finish(launched(place, run, "train.max_steps=2", strategy=strategy))
@@ -94,7 +94,6 @@ def test_launch_starts_the_processes_and_says_what_they_are(place: Place, tmp_pa
     assert (run / "model" / "model.safetensors").is_file()
 
 
-@several
 def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     image = (place.root / rows[9]["images"][0]).read_bytes()
@@ -110,7 +109,6 @@ def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, 
     assert RunDir(run).manifest()["state"] == "failed"
 
 
-@several
 def test_a_broken_image_is_found_by_both_ranks_before_the_first_step(place: Place, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     image = (place.root / rows[9]["images"][0]).read_bytes()
@@ -127,7 +125,6 @@ def test_a_broken_image_is_found_by_both_ranks_before_the_first_step(place: Plac
     assert RunDir(tmp_path / "two").manifest()["quarantined"] == 1
 
 
-@several
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
     place: Place, tmp_path: Path, strategy: str
@@ -153,7 +150,6 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
     assert f"resuming from {newest}" in said
 
 
-@several
 def test_processes_of_which_one_was_killed_are_started_again_when_asked(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     ends = ("train.max_steps=60", *LONG[1:])
@@ -167,7 +163,6 @@ def test_processes_of_which_one_was_killed_are_started_again_when_asked(place: P
     assert len(losses(run)) == 60
 
 
-@several
 def test_sigterm_to_the_launcher_leaves_a_checkpoint_of_that_step(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with started(launched(place, run, *LONG), run) as process:
@@ -181,7 +176,6 @@ def test_sigterm_to_the_launcher_leaves_a_checkpoint_of_that_step(place: Place, 
     assert len(losses(run)) == int(str(newest).rpartition("-")[2])
 
 
-@several
 def test_a_hang_up_of_the_launcher_leaves_a_checkpoint_and_no_process(place: Place, tmp_path: Path) -> None:
     """Loader workers too, whom the launcher signals with their ranks."""
     run = tmp_path / "run"
@@ -195,7 +189,6 @@ def test_a_hang_up_of_the_launcher_leaves_a_checkpoint_and_no_process(place: Pla
     assert "stopped by SIGHUP at step " in last
 
 
-@several
 def test_under_nohup_a_hang_up_of_all_processes_stops_none(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with started(["nohup", *launched(place, run, *LONG)], run) as process:
@@ -213,7 +206,6 @@ def test_under_nohup_a_hang_up_of_all_processes_stops_none(place: Place, tmp_pat
     assert code == 143, said
 
 
-@several
 def test_ranks_whose_launcher_was_killed_leave_a_checkpoint_and_end(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with started(launched(place, run, *LONG), run) as process:
@@ -230,7 +222,6 @@ def test_ranks_whose_launcher_was_killed_leave_a_checkpoint_and_end(place: Place
     assert f"stopped by SIGTERM at step {newest.name.removeprefix('step-')} of 800, with a checkpoint" in last
 
 
-@several
 def test_a_rank_that_hangs_is_named_with_its_rows(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     line = place.train(
@@ -248,7 +239,6 @@ def test_a_rank_that_hangs_is_named_with_its_rows(place: Place, tmp_path: Path) 
     assert newest_complete(run / "checkpoints")[0] == run / "checkpoints" / "step-2"
 
 
-@several
 def test_other_data_on_another_rank_is_refused(place: Place, tmp_path: Path) -> None:
     line = place.train(tmp_path / "run", "preflight=false")
     file = next(entry for entry in line if entry.startswith("data.train="))
@@ -262,7 +252,6 @@ def test_other_data_on_another_rank_is_refused(place: Place, tmp_path: Path) -> 
     assert not (tmp_path / "run" / "model").exists()
 
 
-@several
 def test_accelerate_starting_one_process_for_two_is_refused(place: Place, tmp_path: Path) -> None:
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "mmpref"]
     done = finish([*accelerate, *place.train(tmp_path / "run")])
@@ -271,7 +260,6 @@ def test_accelerate_starting_one_process_for_two_is_refused(place: Place, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-@several
 def test_accelerate_launch_with_one_of_our_profiles_trains(place: Place, tmp_path: Path) -> None:
     profile = tmp_path / "profile.yaml"
     ours = (ROOT / "scripts" / "accelerate" / "fsdp2.yaml").read_text(encoding="utf-8")
@@ -283,7 +271,6 @@ def test_accelerate_launch_with_one_of_our_profiles_trains(place: Place, tmp_pat
     assert RunDir(tmp_path / "run").manifest()["strategy"] == "fsdp2"
 
 
-@several
 def test_an_update_that_is_not_finite_is_left_out_by_both_and_then_ends_the_run(place: Place, tmp_path: Path) -> None:
     file, run = tmp_path / "lines.json", tmp_path / "run"
     changes = ("train.learning_rate=1e30", "train.optim=adamw_torch_fused", "train.skip_nonfinite_steps=1")

@@ -15,6 +15,7 @@ from mmpref.cli.main import main
 from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
+from tests.tiers import corners
 from tests.tiny_vlms import build
 
 pytest.importorskip("bitsandbytes")
@@ -59,10 +60,10 @@ def margins(run: Path) -> list[float]:
     return [sum(m for s, m in zip(log["step"], log["rewards/margins"], strict=True) if s == step) for step in (1, 6)]
 
 
-@pytest.mark.parametrize(("family", "optimizer"), [
+@pytest.mark.parametrize(("family", "optimizer"), corners([
     ("llava", "adamw_8bit"), ("qwen2_5_vl", "paged_adamw_8bit"), ("llava", "paged_adamw_32bit"),
     ("qwen2_5_vl", "lion_8bit"),
-])  # fmt: skip
+], ("qwen2_5_vl", "paged_adamw_8bit"), ("llava", "paged_adamw_32bit")))  # fmt: skip
 def test_nf4_with_double_quantisation_and_lora_learns_with_small_optimizers(
     place: Place, models: Path, few: str, tmp_path: Path, family: str, optimizer: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mmpref.cli.main import main
 from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
+from tests.tiers import corners
 from tests.tiny_vlms import build
 
 FAST = ("train.use_cpu=true", "train.per_device_train_batch_size=4", "train.logging_steps=1", "train.max_steps=2",
@@ -64,8 +66,13 @@ def changed(models: Path, name: str, to: Path, **keys: Any) -> Path:
     return to
 
 
-@pytest.mark.parametrize("name", ["text", "llava", "idefics3"])
-@pytest.mark.parametrize("value", ["as it is", True, False])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    corners(
+        product(("text", "llava", "idefics3"), ("as it is", True, False)),
+        ("text", "as it is"), ("text", False), ("llava", True), ("idefics3", False),
+    ),
+)  # fmt: skip
 def test_the_saved_model_uses_a_cache_where_its_base_does(
     place: Place, texts: Path, models: Path, tmp_path: Path, name: str, value: Any
 ) -> None:

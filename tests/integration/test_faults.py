@@ -198,8 +198,7 @@ def cuda_runs_out() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
-@pytest.mark.parametrize("runs_out", [torch_runs_out, cuda_runs_out])
-@pytest.mark.parametrize(("place_of_it", "changes", "doing", "helps"), [
+WHERE_IT_RUNS_OUT = [
     ("mmpref.training.trainer.preflight.answer_logps", (), "checking pairs pair-",
      "adapter.kind=qlora with tune.language=lora (weights in 4 bits), then processing.max_length"),
     ("mmpref.training.trainer.trainer.pair_logps", ("EVAL", "preflight=false"), "evaluating pairs pair-",
@@ -212,7 +211,17 @@ def cuda_runs_out() -> None:
     ("mmpref.training.run.setup.choose_reference", (), "making the reference",
      "reference.kind=cache, then adapter.kind=qlora"),
     ("transformers.Trainer.__init__", (), "moving ", "adapter.kind=qlora"),
-])  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("runs_out", "place_of_it", "changes", "doing", "helps"),
+    [  # of each place one of the two errors by default, in turn
+        pytest.param(error, *where, marks=[pytest.mark.slow] if (number + both) % 2 else [])
+        for number, where in enumerate(WHERE_IT_RUNS_OUT)
+        for both, error in enumerate((torch_runs_out, cuda_runs_out))
+    ],
+)
 def test_memory_that_runs_out_before_the_first_step_is_told_as_in_training(
     place: Place,
     tmp_path: Path,

@@ -18,6 +18,7 @@ from mmpref.models.adapters.saved import AdapterFolder, read_adapter
 from mmpref.models.load import family_of_config, load_config
 from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
+from tests.tiers import corners
 
 peft = pytest.importorskip("peft")
 
@@ -81,7 +82,10 @@ def parts(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+QUICK = ("embeddings and head", "half a projector", "ranks of their own", "one block", "rsLoRA and DoRA")
+
+
+@pytest.mark.parametrize("kind", corners(KINDS, *QUICK))
 def test_what_an_adapter_holds_trains_and_is_planned(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:

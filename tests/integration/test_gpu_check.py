@@ -316,6 +316,7 @@ def test_a_run_that_is_stopped_while_it_starts_a_part_leaves_no_process(tmp_path
     assert not Path(f"/proc/{part}").exists()
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_gpu_run_at_toy_size(tmp_path: Path) -> None:
     [row] = dry_run(tmp_path, "kernels")["kernels"]
     assert row["passed"] > 10

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.dry_runs import dry_run
+from tests.dry_runs import dry_run, rows_here
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 HAS_TRL = importlib.util.find_spec("trl") is not None
@@ -18,7 +18,17 @@ PEERS = {"full", "full_selected", *(["trl"] if HAS_TRL else [])}
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return dry_run(tmp_path_factory.mktemp("gpu_check"), "heads", "generation")
+    return {part: rows_here(tmp_path_factory.mktemp(part), part) for part in ("heads", "generation")}
+
+
+@pytest.mark.slow
+def test_a_run_from_the_command_line_finds_the_same_cases_and_the_page_shows_them(
+    parts: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = dry_run(tmp_path, "heads", "generation")
+    for part, rows in whole.items():
+        assert [row["case"] for row in rows] == [row["case"] for row in parts[part]]
+        assert [row.keys() for row in rows] == [row.keys() for row in parts[part]]
 
 
 def numbers_of(found: Any) -> list[float]:

@@ -41,6 +41,7 @@ FIGURES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_dry_run_of_the_part_fills_every_field(tmp_path: Path) -> None:
     rows = dry_run(tmp_path, "pair_step")["pair_step"]
     assert {(row["model"], row["mode"], row["batch"]) for row in rows} == {
@@ -49,18 +50,29 @@ def test_the_dry_run_of_the_part_fills_every_field(tmp_path: Path) -> None:
     }  # fmt: skip
     assert [row["profiled_before"] for row in rows] == [False] + [True] * (len(rows) - 1)
     for row in rows:
-        for library in ("trl", "live", "cached"):
-            assert row[library].keys() >= FIGURES
-            phases = row[library]
-            assert phases["ms"] > phases["forward_ms"] > phases["vision_ms"] + phases["decoder_ms"] > 0
-            assert phases["backward_ms"] > 0
-            assert phases["share_of_bf16"] > 0
-        assert row["ratio"]["live"] > 0
-        assert row["ideal"]["cached"] > row["ideal"]["live"] > 1
-        assert row["memory_ratio"] == {"live": None, "cached": None}  # a CPU counts no bytes
-        assert row["difference"] < 1e-3
-        assert all(0 < len(row["profile"][library]) <= 10 for library in ("trl", "live"))
-        assert row["planned"]["flop"] > 0
+        assert_filled(row)
+
+
+def test_a_setting_fills_every_field(context: Context) -> None:
+    """One of the five of the dry run: weights in four bits."""
+    pytest.importorskip("bitsandbytes")
+    setting = pair_step.Setting(QWEN_7B, "qlora", (pair_step.SHORT,), 1)
+    assert_filled(pair_step._Sides(context, setting).measure(pair_step.SHORT))
+
+
+def assert_filled(row: dict[str, Any]) -> None:
+    for library in ("trl", "live", "cached"):
+        assert row[library].keys() >= FIGURES
+        phases = row[library]
+        assert phases["ms"] > phases["forward_ms"] > phases["vision_ms"] + phases["decoder_ms"] > 0
+        assert phases["backward_ms"] > 0
+        assert phases["share_of_bf16"] > 0
+    assert row["ratio"]["live"] > 0
+    assert row["ideal"]["cached"] > row["ideal"]["live"] > 1
+    assert row["memory_ratio"] == {"live": None, "cached": None}  # a CPU counts no bytes
+    assert row["difference"] < 1e-3
+    assert all(0 < len(row["profile"][library]) <= 10 for library in ("trl", "live"))
+    assert row["planned"]["flop"] > 0
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from mmpref.planning.plan_input import PlanInput
 from mmpref.recipe.loading import build_recipe, load_recipe
 from mmpref.recipe.sections import Recipe
 from mmpref.training.trainer.trainer import PreferenceTrainer
-from tests.dry_runs import dry_run
+from tests.dry_runs import dry_run, rows_here
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.append(str(SCRIPTS))
@@ -50,13 +50,11 @@ MEMORY = {"peak_gib", "reserved_gib", "context_gib", "usable_gib", "trains", "la
           "measured_gib", "planned_gib", "error", "slack"}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def toy_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    return dry_run(tmp_path_factory.mktemp("gpu_check"), "small_cards", "plan")
+def test_shipped_recipes_train_at_toy_size_and_longer_answers_are_tried(tmp_path: Path) -> None:
+    assert_trained_and_tried(rows_here(tmp_path, "small_cards"))
 
 
-def test_shipped_recipes_train_at_toy_size_and_longer_answers_are_tried(toy_rows: dict[str, Any]) -> None:
-    rows = toy_rows["small_cards"]
+def assert_trained_and_tried(rows: list[dict[str, Any]]) -> None:
     assert [row["recipe"] for row in rows] == ["qwen2_5_vl_7b_uni_dpo_qlora", "llava_1_5_7b_uni_dpo_qlora"]
     for row in rows:
         assert row["checks"] == 6  # all start-up checks
@@ -77,8 +75,11 @@ def test_shipped_recipes_train_at_toy_size_and_longer_answers_are_tried(toy_rows
     assert all(Path(f"/proc/{number}").exists() for number in mine)
 
 
-def test_the_plan_part_trains_its_own_runs_and_claims_nothing_on_a_cpu(toy_rows: dict[str, Any]) -> None:
-    lora, full, last = toy_rows["plan"]
+@pytest.mark.slow
+def test_the_plan_part_trains_its_own_runs_and_claims_nothing_on_a_cpu(tmp_path: Path) -> None:
+    found = dry_run(tmp_path, "small_cards", "plan")
+    assert_trained_and_tried(found["small_cards"])
+    lora, full, last = found["plan"]
     assert [lora["case"], full["case"]] == list(plan.DRY)
     assert lora["checks"] == full["checks"] == 6
     assert full["changed"] > 0.9

@@ -12,6 +12,7 @@ from mmpref.rundir.content import LOCK
 from mmpref.rundir.folder import RunDir, is_run_folder
 from tests.integration.conftest import Place
 from tests.integration.killing import KilledAt, assert_same_run, in_child
+from tests.tiers import corners
 
 MOMENTS = 20
 STEPS = (
@@ -62,7 +63,7 @@ def killed_and_resumed(place: Place, root: Path, model: str, number: int, draw: 
     raise AssertionError(f"change {number}: not at its end")
 
 
-@pytest.mark.parametrize("part", [0.3, 0.85, 1.0])
+@pytest.mark.parametrize("part", corners([0.3, 0.85, 1.0], 0.3, 0.85))
 def test_a_run_killed_at_a_change_of_the_disk_goes_on_to_the_same_end(
     place: Place, whole: Whole, tmp_path_factory: pytest.TempPathFactory, part: float
 ) -> None:

@@ -23,6 +23,7 @@ from mmpref.training.trainer.metrics import JsonlLogger
 from mmpref.training.trainer.pair_log import PairLog
 from tests.integration.conftest import Place
 from tests.integration.killing import assert_same_run, forked, lines
+from tests.tiers import corners
 
 MOST_KILLS = 4
 CHANGES = (
@@ -71,7 +72,7 @@ def check(place: Place, undisturbed: tuple[Path, float], run: Path, seed: int) -
     assert_same_run(run, whole)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", corners([0, 1], 0))
 def test_a_killed_run_resumes_to_the_bits_of_an_undisturbed_one(
     place: Place, undisturbed: tuple[Path, float], tmp_path: Path, seed: int
 ) -> None:
@@ -173,7 +174,15 @@ POINTS: dict[str, tuple[tuple[str, ...], Callable[[], None]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("point", POINTS)
+QUICK = (
+    "log line torn, behind a checkpoint", "between log line and evaluation", "evaluation line torn",
+    "between the checkpoint's weights and its logs", "between the checkpoint's logs and its seal",
+    "between the last checkpoint and the last evaluation", "final save: between the pair logs",
+    "final save: in the model", "final save: all but the state",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("point", corners(POINTS, *QUICK))
 def test_a_run_killed_at_a_named_point_has_every_line_and_row_once(
     place: Place, undisturbed_short: dict[tuple[str, ...], Path], tmp_path: Path, point: str
 ) -> None:

@@ -14,6 +14,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mmpref.training import PreferenceTrainer, TrainerOptions
 from mmpref.training.trainer.metrics import JsonlLogger
 from mmpref.training.trainer.nonfinite import UpdateGuard
 from tests.integration.conftest import InfiniteGradient, Place
+from tests.tiers import corners
 
 STEPS, MICROS = 4, 2
 OF_TIME = ("runtime", "per_second", "_time")
@@ -194,12 +196,17 @@ def both(
 FIRST, MIDDLE, LAST = {2: "loss"}, {3: "gradient", 4: "loss"}, {2 * STEPS: "gradient"}
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
-@pytest.mark.parametrize("skip", [0, 1])
-@pytest.mark.parametrize(("bad", "step"), [(FIRST, 1), (MIDDLE, 2), (LAST, STEPS)], ids=["first", "middle", "last"])
+@pytest.mark.parametrize(
+    ("which", "skip", "max_grad_norm"),
+    corners(
+        product(("first", "middle", "last"), (0, 1), (0.0, 1.0)),
+        ("first", 1, 1.0), ("middle", 0, 1.0), ("middle", 1, 0.0), ("last", 0, 0.0), ("last", 1, 1.0),
+    ),
+)  # fmt: skip
 def test_a_run_is_the_same_to_the_byte_whenever_the_verdict_is_read(
-    both: Callable[..., Seen], bad: Bad, step: int, skip: int, max_grad_norm: float
+    both: Callable[..., Seen], which: str, skip: int, max_grad_norm: float
 ) -> None:
+    bad, step = {"first": (FIRST, 1), "middle": (MIDDLE, 2), "last": (LAST, STEPS)}[which]
     seen = both(bad, skip, max_grad_norm=max_grad_norm)
     (dump,) = seen.dumps.items()
     assert dump[0] == f"nonfinite-step-{step}.json"
@@ -225,8 +232,10 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("skip", [0, 1])
-@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    ("look", "skip"),
+    corners(product(LOOKS, (0, 1)), ("line", 0), ("line", 1), ("checkpoint", 1), ("evaluation", 0), ("epoch", 1)),
+)
 def test_whoever_looks_right_at_a_bad_update_sees_what_they_would_have_seen(
     both: Callable[..., Seen], look: str, skip: int
 ) -> None:
@@ -332,8 +341,10 @@ class Reads(TorchDispatchMode):
         return windows
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
-@pytest.mark.parametrize("mode", ["later", "at_once"])
+@pytest.mark.parametrize(
+    ("mode", "max_grad_norm"),
+    corners(product(("later", "at_once"), (0.0, 1.0)), ("later", 0.0), ("later", 1.0), ("at_once", 1.0)),
+)
 def test_the_host_reads_nothing_of_an_update_before_it_is_made(
     place: Place, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, max_grad_norm: float
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from mmpref.cli.main import main
 from mmpref.rundir.folder import RunDir
 from tests.integration.conftest import Place
+from tests.tiers import corners
 from tests.tiny_others import write_mllama, write_paligemma
 from tests.tiny_vlms import build
 
@@ -156,8 +158,12 @@ def test_a_part_named_in_the_recipe_goes_before_what_the_code_says(
     assert "model.parts names 'model.nothing'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("layout", ["auto", "plain"])
-@pytest.mark.parametrize("write", [write_paligemma, write_mllama])
+@pytest.mark.parametrize(
+    ("write", "layout"),
+    corners(
+        product((write_paligemma, write_mllama), ("auto", "plain")), (write_paligemma, "auto"), (write_mllama, "plain")
+    ),
+)
 def test_a_prefix_lm_and_cross_attention_train_in_both_layouts(
     place: Place,
     rows: Path,

@@ -28,6 +28,7 @@ from mmpref.training.trainer.checkpoint import seal, sealed_in
 from mmpref.training.trainer.metrics import JsonlLogger
 from mmpref.training.trainer.pair_log import read_pair_log
 from tests.integration.conftest import Place
+from tests.tiers import corners
 
 SETTINGS = (
     "train.per_device_train_batch_size=8", "train.learning_rate=1e-3", "train.warmup_steps=0", "train.logging_steps=1",
@@ -264,7 +265,11 @@ QUICK = [
 ]
 
 
-@pytest.mark.parametrize(("harm", "name", "code", "words"), QUICK, ids=[f"{h.__name__} {n}" for h, n, *_ in QUICK])
+@pytest.mark.parametrize(
+    ("harm", "name", "code", "words"),
+    corners(QUICK, flip_unseen, swap, remove, link),
+    ids=[f"{h.__name__} {n}" for h, n, *_ in QUICK],
+)
 def test_what_is_harmed_is_refused_by_name_or_does_not_count(
     died: tuple[There, Result],
     tmp_path: Path,

@@ -24,6 +24,7 @@ from mmpref.rundir.folder import RunDir
 from mmpref.training.run.setup import encoder_of
 from mmpref.training.trainer.pair_log import read_pair_log
 from tests.plain_forward import SEE_VIDEOS
+from tests.tiers import corners
 from tests.tiny_vlms import build, draw
 
 RECIPE = """
@@ -90,7 +91,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(RunDir(run).model / "model.safetensors")
 
 
-@pytest.mark.parametrize("name", SEE_VIDEOS)
+@pytest.mark.parametrize("name", corners(SEE_VIDEOS, "qwen2_5_vl", "llava_onevision"))
 def test_a_run_on_videos_images_and_text_trains_and_says_that_videos_are_seen(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +141,7 @@ def test_a_frame_that_is_another_file_stops_a_resume(tmp_path: Path, capfd: pyte
     assert "0-0-1.png" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision"])
+@pytest.mark.parametrize("name", corners(["qwen2_5_vl", "llava_onevision"], "qwen2_5_vl"))
 def test_a_cached_reference_and_other_batches_train_alike(name: str, tmp_path: Path) -> None:
     """Also with rows in parts (``row_tokens``), kept pixels and the plain layout: the same update each time."""
     model, rows = build(name, tmp_path / "model"), write_rows(tmp_path)

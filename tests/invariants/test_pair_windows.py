@@ -22,6 +22,7 @@ from mmpref.processing.layout import plain_batch, shared_prefix_batch
 from mmpref.processing.positions import in_sequence
 from tests.plain_forward import answers_of, gradient, relative, worst
 from tests.recomputing import recompute
+from tests.tiers import checkerboard
 
 SIZE = 8
 """Of every window and chunk: prompts of the pairs below fill several."""
@@ -132,8 +133,7 @@ def test_this_would_see_a_window_that_is_one_token_off(name: str) -> None:
     assert moved > 1e-2
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("name", "attention"), CASES)
+@pytest.mark.parametrize(("name", "attention", "checkpointing"), checkerboard(CASES, [False, True]))
 def test_gradients_equal_those_of_separate_rows(name: str, attention: str, checkpointing: bool) -> None:
     pairs, found = pairs_of(), []
     for batch in (shared_prefix_batch(pairs), plain_batch(pairs, 0)):

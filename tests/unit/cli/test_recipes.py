@@ -24,6 +24,7 @@ from mmpref.recipe.shipped import shipped_recipes
 from mmpref.training.loss_settings import objective_from
 from mmpref.training.run.start_adapter import with_start_adapter
 from tests.advice import alternatives, followed
+from tests.tiers import checkerboard
 from tests.tiny_vlms import build
 
 PAGES = Path(__file__).resolve().parents[3] / "docs"
@@ -85,8 +86,7 @@ def printed_as_advised(capsys: pytest.CaptureFixture[str], recipe: str, given: l
     return printed(capsys, "config", recipe, *followed(given, words))
 
 
-@pytest.mark.parametrize("name", ["every part", "language"])
-@pytest.mark.parametrize("recipe", shipped_recipes())
+@pytest.mark.parametrize(("recipe", "name"), checkerboard(shipped_recipes(), ["every part", "language"]))
 def test_a_printed_recipe_that_starts_from_an_adapter_is_one_and_prints_itself(
     recipe: str, name: str, starts: dict[str, Start], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,6 +113,7 @@ def samples(names):
     ]
 
 
+@pytest.mark.distributed
 def test_an_error_in_one_process_is_the_error_of_all(folder):
     answerer = ProcessesAnswerer(source=ModelSource(path=str(folder / "no_model")), num=2, images_root=folder)
     with pytest.raises(ConfigError, match=r"no_model does not exist"):

@@ -11,6 +11,7 @@ import math
 
 import pytest
 
+from tests.tiers import checkerboard
 from tests.unit.losses.leaves import BASES, PER_TOKEN, REFERENCE_FREE, Leaves, build, pair_term
 
 GRANULARITIES = [("token", 1.0), ("sequence", 0.0), ("geomean", 1.0), ("power", 0.0), ("power", 0.4), ("power", 1.0)]
@@ -30,9 +31,10 @@ def ada_of(granularity: str, power: float, **keys) -> dict:
     return {"granularity": granularity, **({"length_power": power} if granularity == "power" else {}), **keys}
 
 
-@pytest.mark.parametrize("value_mode", ["scaled", "value_preserving"])
-@pytest.mark.parametrize("share", [1.0, 0.5, 0.0, 0.3])
-@pytest.mark.parametrize(("name", "granularity", "power", "use_reference"), CASES)
+@pytest.mark.parametrize(
+    ("name", "granularity", "power", "use_reference", "share", "value_mode"),
+    checkerboard(CASES, [1.0, 0.5, 0.0, 0.3], ["scaled", "value_preserving"]),
+)
 def test_both_answers_are_pulled_equally_hard_however_the_ratio_is_shared(
     name, granularity, power, use_reference, share, value_mode
 ):
@@ -44,9 +46,10 @@ def test_both_answers_are_pulled_equally_hard_however_the_ratio_is_shared(
     assert leaves.ratio(plain, relative_to_reference=use_reference) != pytest.approx(1.0, rel=1e-2)
 
 
-@pytest.mark.parametrize("form", ["power", "sum"])
-@pytest.mark.parametrize("target", [0.4, 1.0, 2.5])
-@pytest.mark.parametrize(("name", "granularity", "power", "use_reference"), CASES)
+@pytest.mark.parametrize(
+    ("name", "granularity", "power", "use_reference", "target", "form"),
+    checkerboard(CASES, [0.4, 1.0, 2.5], ["power", "sum"]),
+)
 def test_the_chosen_answer_is_pulled_exactly_as_many_times_as_hard_as_asked_for(
     name, granularity, power, use_reference, target, form
 ):
@@ -74,11 +77,12 @@ PLACES = {"inside": 0.3, "inside, reversed": -0.3, "above": 1.6, "below": -0.85}
 ODDS_PLACES = {"inside": 0.15, "inside, reversed": -0.15, "above": -0.8, "below": 0.8}
 
 
-@pytest.mark.parametrize("form", ["power", "sum"])
-@pytest.mark.parametrize("clip_mode", ["ceiling", "both"])
-@pytest.mark.parametrize("target", [1.0, 1.1])
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(("name", "use_reference"), [(n, r) for n, g, _, r in CASES if g == "token"])
+@pytest.mark.parametrize(
+    ("name", "use_reference", "place", "target", "clip_mode", "form"),
+    checkerboard(
+        [(n, r) for n, g, _, r in CASES if g == "token"], PLACES, [1.0, 1.1], ["ceiling", "both"], ["power", "sum"]
+    ),
+)
 def test_beyond_a_bound_exactly_the_rest_that_it_cuts_off_remains(name, use_reference, place, target, clip_mode, form):
     """|dL/dq_w| / |dL/dq_l| = k clip(kR) / (kR): the imbalance is kR / clip(kR)."""
     clip = 1.4 if name == "orpo" else 2.5

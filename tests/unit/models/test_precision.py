@@ -25,6 +25,7 @@ from mmpref.models.precision import dtype_to_save, part_dtypes
 from mmpref.models.save import save_model
 from mmpref.processing import PairCollator, PairEncoder
 from mmpref.processing.family import FAMILIES
+from tests.tiers import checkerboard
 from tests.tiny_vlms import build, draw, pair
 
 BF16 = torch.bfloat16
@@ -79,8 +80,7 @@ def margins(loaded: LoadedModel, autocast: torch.dtype | None) -> tuple[torch.Te
     return (logps.chosen - logps.ref_chosen).detach(), logps.chosen
 
 
-@pytest.mark.parametrize("autocast", [None, BF16], ids=["plain", "autocast"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("way", "autocast"), checkerboard(WAYS, [None, BF16]))
 def test_what_trains_is_float32_and_starts_where_its_reference_is(way: str, autocast: Any, half: Any) -> None:
     for name in ("llava", "qwen3_vl"):
         tuning, adapter = WAYS[way]
@@ -94,8 +94,12 @@ def test_what_trains_is_float32_and_starts_where_its_reference_is(way: str, auto
         assert any(parameter.grad is not None and parameter.grad.any() for parameter in loaded.model.parameters())
 
 
-@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "internvl", "smolvlm"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    checkerboard(
+        ["llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "internvl", "smolvlm"], ["bfloat16", "float16"]
+    ),
+)
 def test_families_take_a_frozen_tower_in_half_precision_before_float32_weights(
     name: str, dtype: str, half: Any
 ) -> None:

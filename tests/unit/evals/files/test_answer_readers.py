@@ -9,10 +9,14 @@ from mmpref.errors import ConfigError, DataError
 from mmpref.evals import evaluate, export_answers, load_samples, score, write_items
 from mmpref.files.tables import read_table, write_table
 from mmpref.generation import ScriptedAnswerer
+from tests.tiers import checkerboard
 from tests.unit.evals.cases import NAMES, arguments, load
 
 ROUND_TRIPS = [
-    *((name, to, "jsonl") for name in NAMES for to in ("jsonl", "llava", "lmms_eval")),
+    *(
+        (*case.values, "jsonl") if not case.marks else pytest.param(*case.values, "jsonl", marks=case.marks)
+        for case in checkerboard(NAMES, ("jsonl", "llava", "lmms_eval"))
+    ),
     *(
         (name, "official", "json")
         for name in ("chair", "amber", "hallusionbench", "mmhal", "object_halbench", "dash_b")
