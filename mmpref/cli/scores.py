@@ -76,6 +76,10 @@ def score(
 
     Candidates come out as candidates; pairs as canonical pairs with score_chosen and score_rejected.
     """
+    from mmpref.installation import refuse_cpu_torch
+
+    if not dry_run and any(word.rpartition("=")[2] in ("reward", "gain") for word in scorers.scorer):
+        refuse_cpu_torch("set CUDA_VISIBLE_DEVICES= (to nothing)")
     from mmpref.generation.settings import AnswerSettings
     from mmpref.sampling.score import estimates, score_source
     from mmpref.sampling.score_settings import ScoreSettings, parse_range, parse_scorers, parse_weights

@@ -236,7 +236,8 @@ def test_a_torch_for_the_cpu_beside_a_gpu_is_refused_unless_the_cpu_is_asked_for
     demo = ["train", "demo_uni_dpo", "data.train=p.jsonl", "model.path=m", "train.use_cpu=false"]
     asked = [demo, ["merge", "run", "--out", "o"],
              ["eval", "--model", "m", "--benchmark", "pope", "--questions", "q", "--out", "o"],
-             ["sample", "generate", "--model", "m", "--prompts", "p", "--out", "o"]]  # fmt: skip
+             ["sample", "generate", "--model", "m", "--prompts", "p", "--out", "o"],
+             ["sample", "score", "c", "--scorer", "mine=reward", "--out", "o"]]  # fmt: skip
     code = (
         "import os, pathlib, sys\nfrom mmpref import installation\n"
         f"installation._ROOT = pathlib.Path({str(gpu_here / 'root')!r})\n"
@@ -256,8 +257,8 @@ def test_a_torch_for_the_cpu_beside_a_gpu_is_refused_unless_the_cpu_is_asked_for
         "pip install --force-reinstall 'torch==2.13.0'"
     )
     ends = ["train.use_cpu=true to train on the CPU", "--device cpu to use the CPU"]
-    ends += ["set CUDA_VISIBLE_DEVICES= (to nothing) to use the CPU"] * 2
-    assert [line.startswith(begins) for line in lines] == [True] * 4
+    ends += ["set CUDA_VISIBLE_DEVICES= (to nothing) to use the CPU"] * 3
+    assert [line.startswith(begins) for line in lines] == [True] * 5
     assert [line.rpartition(", or ")[2] for line in lines] == ends
 
 
