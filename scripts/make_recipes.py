@@ -88,6 +88,7 @@ STORED = {
 }
 UNI_MM = "arXiv 2506.10054, released multimodal setting (Qwen2-VL-2B, MM-RLHF)"
 KEPT = "weights that train in float32, computed with in bfloat16 (autocast): ours; bfloat16 ones would not move"
+UNI_MA = "arXiv 2506.10054, released config of the part on mathematics"
 UNI_TX = "arXiv 2506.10054, released configs of the textual part"
 
 
@@ -282,6 +283,7 @@ class Full:
     sources: list[str]
     length: int
     vision: bool
+    epochs: int = 1
     published: tuple[str, ...] = ()
     """Lines that quote somebody else's results."""
 
@@ -311,7 +313,7 @@ train:
 {of.train}
   per_device_train_batch_size: 1
   gradient_accumulation_steps: {PAIRS_PER_UPDATE}
-  num_train_epochs: 1
+  num_train_epochs: {of.epochs}
   lr_scheduler_type: cosine
   bf16: true
   gradient_checkpointing: true
@@ -417,6 +419,19 @@ def every() -> dict[str, str]:
             loss=UNI_TEXT_LOSS.format(beta=beta, tau_ref=tau), train=f"  learning_rate: {rate}\n  warmup_steps: 0.1",
             sources=text_sources(beta, tau, rate), length=2048, vision=False,
         )))  # fmt: skip
+    made.append(full(Full(
+        name="qwen2_5_math_7b_uni_dpo_full",
+        title="Uni-DPO on Qwen2.5-Math-7B, text only, full fine-tuning: the paper's run on mathematics.",
+        hub="Qwen/Qwen2.5-Math-7B",
+        loss="  name: uni_dpo\n  uni:\n    nll_lambda: 0.2\n"
+        "    tau_good: 8.0             # on that part's scores, 0 to 10",
+        train="  learning_rate: 1e-6\n  warmup_steps: 0.1",
+        sources=["loss (beta 2.0, eta 0.7, tau_ref 2.0, gamma 3, lambda 0.2, tau_good 8.0), learning rate 1e-6,",
+         f"  128 pairs per update, two epochs, cosine, 4,096 tokens: {UNI_MA}",
+         "warm-up 0.1: ours, as in the textual part; that of this one was not read",
+         "its policy is loaded in float16 and its reference in bfloat16 there; here both are the same weights", KEPT],
+        length=4096, vision=False, epochs=2,
+    )))  # fmt: skip
     made.append(full(Full(
         name="llama_3_8b_instruct_adadpo_full", title="AdaDPO on Llama-3-8B-Instruct, text only, full fine-tuning.",
         hub="meta-llama/Meta-Llama-3-8B-Instruct",

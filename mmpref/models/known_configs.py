@@ -234,6 +234,7 @@ _KNOWN: Mapping[str, tuple[str, dict[str, Any]]] = {
     "Qwen/Qwen2.5-1.5B-Instruct": ("Qwen2Config", _QWEN_2B),
     "Qwen/Qwen2.5-3B-Instruct": ("Qwen2Config", _text(2048, 11008, 36, 16, 2, 151936, tied=True)),
     "Qwen/Qwen2.5-7B-Instruct": ("Qwen2Config", _QWEN_7B),
+    "Qwen/Qwen2.5-Math-7B": ("Qwen2Config", _QWEN_7B),  # the same sizes, and a window of 4,096 tokens
 }  # fmt: skip
 
 

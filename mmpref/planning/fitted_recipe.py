@@ -56,7 +56,7 @@ class Fitting:
         plan, shape = self.found.plan, self.found.plan.shape
         made_by = ["mmpref", "plan", self.recipe, *self.given, "--fit", self.card, "--write", str(file)]
         head = [
-            f"{self.recipe} with settings for a card with {self.card}.",
+            f"{self.recipe} with settings for {self.card}.",
             f"  {shlex.join(['mmpref', 'train', str(file)])}",
             f"Memory: {plan.needed / GIB:.1f} GiB estimated by mmpref plan ({shape.in_words}); not measured.",
             "Result: not measured.",

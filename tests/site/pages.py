@@ -9,7 +9,7 @@ from pathlib import Path
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<kind>\S*)[^\n]*\n(?P<text>.*?)^(?P=indent)```\s*$", re.DOTALL | re.MULTILINE
 )
-_NUMBER = re.compile(r"\d[\d,.:]*(?:e[-+]?\d+)?")
+_NUMBER = re.compile(r"\d(?:[\d,.:]*\d)?(?:e[-+]?\d+)?")
 _FRAME = re.compile(r"[\u2500-\u257f|]+")
 RUN = ("bash", "python")
 

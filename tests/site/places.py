@@ -131,7 +131,7 @@ def hidden(names: Iterable[str], folder: Path) -> Iterator[None]:
 
 
 def own_pairs(small: Small, folder: Path) -> None:
-    """``my_pairs.jsonl`` and ``images``: 32 pairs of the drawn world with scores, without those that the annotators
+    """``my_pairs.jsonl`` and ``images``: 16 pairs of the drawn world with scores, without those that the annotators
     mixed up."""
     rows = _pairs(small)
     shutil.copytree(small.world.root / "images", folder / "images")
@@ -157,9 +157,27 @@ def rlhf_v(small: Small, folder: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / "RLHF-V-Dataset.parquet")
 
 
+def uni_dpo(small: Small, folder: Path) -> None:
+    """The data set of Uni-DPO's authors by its file names, with the rows of the cards' fixtures, and MM-RLHF's
+    images."""
+    published = folder / "Uni-DPO"
+    for part in ("Multimodal", "Textual/FOLDER", "Math"):
+        (published / part).mkdir(parents=True)
+    image_only = published / "Multimodal" / "uni_dpo_image_only_mcq_short_long_50k.json"
+    shutil.copy(CARDS / "uni_dpo_multimodal.json", image_only)
+    shutil.copy(CARDS / "uni_dpo_textual.jsonl", published / "Textual" / "FOLDER" / "train.jsonl")
+    in_order = (CARDS / "uni_dpo_math.jsonl").read_text(encoding="utf-8").splitlines()[:3]  # the last one is for tests
+    write(published / "Math" / "Train_Qwen_2_5_math_7B.jsonl", map(json.loads, in_order))
+    drawn = sorted((small.world.root / "images").iterdir())
+    for row, image in zip(json.loads(image_only.read_text(encoding="utf-8")), drawn, strict=False):
+        place = folder / "MM-RLHF" / row["images"][0].partition("MM-RLHF/")[2]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(image).convert("RGB").save(place)
+
+
 def _pairs(small: Small) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in small.world.pairs.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["score_chosen"] > row["score_rejected"]][:32]
+    return [row for row in rows if row["score_chosen"] > row["score_rejected"]][:16]
 
 
 def coco(small: Small, folder: Path) -> None:

@@ -47,10 +47,15 @@ PAGES = {
     "docs/tasks/qwen_own_pairs.md": Page(lay=[places.own_pairs, places.coco], models=[QWEN]),
     "docs/tasks/llava_rlhf_v.md": Page(lay=[places.rlhf_v, places.coco], models=[LLAVA]),
     "docs/tasks/full_8_gpus.md": Page(lay=[places.own_pairs], models=["Qwen/Qwen2-VL-2B-Instruct"]),
-    "docs/tasks/scored_pairs_rounds.md": Page(),
-    "docs/tasks/image_in_the_loss.md": Page(),
-    "docs/tasks/evaluate_compare.md": Page(),
-    "docs/tasks/paper_settings.md": Page(),
+    "docs/tasks/scored_pairs_rounds.md": Page(
+        lay=[places.own_pairs, places.coco], models=[QWEN], replaced=[("--rounds 2", "--rounds 1")]
+    ),
+    "docs/tasks/image_in_the_loss.md": Page(lay=[places.own_pairs], models=[QWEN]),
+    "docs/tasks/evaluate_compare.md": Page(lay=[places.own_pairs, places.coco], models=[QWEN, LLAVA]),
+    "docs/tasks/paper_settings.md": Page(
+        lay=[places.uni_dpo],
+        models=["Qwen/Qwen2-VL-2B-Instruct", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-Math-7B"],
+    ),
     "docs/tasks/move_here.md": Page(),
 }
 NOT_RUN = {

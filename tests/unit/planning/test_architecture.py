@@ -23,6 +23,7 @@ PUBLISHED = {
     "google/gemma-4-E4B-it": 7.996, "google/gemma-4-26B-A4B-it": 25.806, "google/gemma-4-31B-it": 31.273,
     "mistralai/Mistral-Small-3.1-24B-Instruct-2503": 24.011, "mistralai/Mistral-Small-3.2-24B-Instruct-2506": 24.011,
     "Qwen/Qwen2.5-1.5B-Instruct": 1.544, "Qwen/Qwen2.5-3B-Instruct": 3.086, "Qwen/Qwen2.5-7B-Instruct": 7.616,
+    "Qwen/Qwen2.5-Math-7B": 7.616,
 }  # fmt: skip
 
 
