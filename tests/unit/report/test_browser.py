@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -12,11 +11,9 @@ import pytest
 
 from mmpref.report.page import build_report
 from mmpref.report.paper.write import write_papers
+from tests.pages_in_browser import CHROMIUM, needs_browser
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+pytestmark = needs_browser
 
 
 def browse(url: str, profile: Path, *extra: str) -> subprocess.CompletedProcess[str]:

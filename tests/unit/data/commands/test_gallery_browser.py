@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import re
-import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -18,11 +17,9 @@ from mmpref.data.commands.gallery import build_gallery
 from mmpref.data.images.loader import ImageLoader
 from mmpref.data.quarantine import QuarantinedRow
 from mmpref.records import ImageRef, PreferencePair, user_turn
+from tests.pages_in_browser import CHROMIUM, needs_browser
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+pytestmark = needs_browser
 
 NUM_PAIRS = 1000
 EVIL = "</script><script>document.title='bad'</script><img src=x onerror=console.error(1)>"
