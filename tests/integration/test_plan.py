@@ -15,6 +15,7 @@ from mmpref.planning.plan_input import PlanInput
 from mmpref.recipe.loading import load_recipe
 from mmpref.recipe.sections import Recipe
 from mmpref.recipe.shipped import read_recipe_text, shipped_recipes
+from tests.tiers import corners
 from tests.tiny_vlms import build_model
 
 FOR_REAL_MODELS = [name for name in shipped_recipes() if not name.startswith("demo_")]
@@ -34,7 +35,10 @@ def recipe(name: str = "qwen2_5_vl_7b_uni_dpo_qlora", *changes: str) -> Recipe:
     return load_recipe(name, list(changes))
 
 
-@pytest.mark.parametrize("name", FOR_REAL_MODELS)
+FIRST_OF_EACH_MODEL = {load_recipe(name).model.path: name for name in reversed(FOR_REAL_MODELS)}.values()
+
+
+@pytest.mark.parametrize("name", corners(FOR_REAL_MODELS, *FIRST_OF_EACH_MODEL))
 def test_every_recipe_is_planned_and_needs_what_its_header_says(name: str) -> None:
     plan = make_plan(recipe(name), PlanInput())
     stated = re.search(r"# Memory: ([0-9.]+) GiB estimated by mmpref plan", read_recipe_text(name)[0])

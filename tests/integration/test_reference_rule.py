@@ -27,6 +27,7 @@ from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.strategy import STRATEGIES, refuse_what_cannot_shard
 from mmpref.training.run.setup import _load_model
 from mmpref.training.run.start_adapter import with_start_adapter
+from tests.tiers import corners
 from tests.tiny_vlms import build
 
 KINDS: tuple[AskedKind, ...] = get_args(AskedKind)
@@ -132,7 +133,13 @@ def test_the_recipe_says_what_the_model_s_set_up_does(root: Path, start: str) ->
         assert planned == bytes_of_copy(done, unwrap(loaded.model)), asked
 
 
-@pytest.mark.parametrize("start", STARTS)
+QUICK = (
+    "projector whole, nothing else", "LoRA beside a whole projector", "PiSSA",
+    "an adapter with a whole projector trained further",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("start", corners(STARTS, *QUICK))
 def test_plan_and_launcher_refuse_what_training_refuses_and_their_advice_works(root: Path, start: str) -> None:
     for asked, strategy, loss in product(KINDS, STRATEGIES, ("dpo", "simpo")):
         given = (f"reference.kind={asked}", f"loss={{name: {loss}}}")
