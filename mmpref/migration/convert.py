@@ -11,7 +11,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from mmpref.errors import ConfigError
-from mmpref.migration import llama_factory, trl, trl_table
+from mmpref.migration import llama_factory, ms_swift, ms_swift_table, trl, trl_table
 from mmpref.migration.contract import Draft, Fate, Finding, Key, Migration, nested
 from mmpref.migration.reading import read_settings
 from mmpref.recipe.key_rules import BELONGS
@@ -33,6 +33,7 @@ class Tool:
 TOOLS: Final[Mapping[str, Tool]] = {
     "llama_factory": Tool(name=llama_factory.NAME, table=llama_factory.TABLE, migrate=llama_factory.migrate),
     "trl": Tool(name=trl.NAME, table=trl_table.TABLE, migrate=trl.migrate),
+    "ms_swift": Tool(name=ms_swift.NAME, table=ms_swift_table.TABLE, migrate=ms_swift.migrate),
 }
 """``--format`` -> the tool."""
 

@@ -11,20 +11,13 @@ from typing import Any, Final
 from mmpref.data.reading.source import is_hub_id
 from mmpref.errors import ConfigError
 from mmpref.migration.contract import Draft
+from mmpref.migration.losses import PAIR_LOSSES, combined, known_losses
 from mmpref.migration.sources import TO_SET
 from mmpref.migration.training_arguments import training
 from mmpref.migration.trl_table import CUT
 from mmpref.migration.values import Kind, convert
 
 NAME: Final = "TRL"
-_PAIR_LOSSES: Final[Mapping[str, Mapping[str, Any]]] = {
-    "sigmoid": {"loss.name": "dpo"},
-    "sigmoid_norm": {"loss.name": "dpo", "loss.length_normalize": True},
-    "hinge": {"loss.name": "hinge"},
-    "ipo": {"loss.name": "ipo"},
-    "robust": {"loss.name": "robust"},
-}
-"""Losses of a pair that are ours by another name; tests compare them with TRL's own."""
 _MEAN = "there a mean over the chosen tokens of the batch, here over each answer's"
 
 
@@ -42,26 +35,20 @@ def migrate(draft: Draft) -> None:
 
 
 def _loss(draft: Draft) -> None:
-    kinds, weights = draft.value("loss_type") or ["sigmoid"], draft.value("loss_weights")
-    if weights is not None and len(weights) != len(kinds):
-        raise ConfigError(f"{draft.where}: loss_weights has {len(weights)} numbers for {len(kinds)} of loss_type")
-    weighed = dict(zip(kinds, weights or [1.0] * len(kinds), strict=True))
-    pairs = [kind for kind in kinds if kind in _PAIR_LOSSES]
-    others = [kind for kind in kinds if kind not in (*_PAIR_LOSSES, "bco_pair", "sft")]
-    per_answer = "bco_pair" in weighed and bool({"ipo", "sigmoid_norm"} & {*kinds})
-    if others or per_answer or len(pairs) > 1 or len(weighed) != len(kinds):
-        said = ", ".join(others) if others else " + ".join(kinds)
-        draft.drop("loss_type", f"{said} is not here; known: {', '.join((*_PAIR_LOSSES, 'bco_pair', 'sft'))}")
+    kinds = draft.value("loss_type") or ["sigmoid"]
+    found = combined(kinds, draft.value("loss_weights"), draft.where)
+    ours: dict[str, Any] = {"loss.name": "dpo"} if found is None else found
+    if found is None:
+        said = " + ".join(kinds)
+        draft.drop("loss_type", f"{said} is not here; known: {known_losses()}")
         draft.drop("loss_weights", "it belongs to loss_type")
         draft.to_set.append(f"loss: {said} has no counterpart; plain DPO stands in its place")
-        ours: dict[str, Any] = {"loss.name": "dpo"}
         draft.values.update(ours)
-        pairs = ["sigmoid"]
     else:
-        ours = _combined(weighed, pairs)
-        note = _MEAN if "sft" in weighed else ""
+        note = _MEAN if "sft" in kinds else ""
         draft.carry("loss_type", ours, note)
         draft.carry("loss_weights", ours, note)
+    pairs = [kind for kind in kinds if kind in PAIR_LOSSES] if found else ["sigmoid"]
     _smoothing(draft, pairs)
     if ours["loss.name"] == "sft":
         draft.drop("beta", "a likelihood alone has no beta", matters=False)
@@ -78,22 +65,6 @@ def _loss(draft: Draft) -> None:
         draft.carry("precompute_ref_log_probs", {"reference.kind": "cache"})
     else:
         draft.same("precompute_ref_log_probs", "the default")
-
-
-def _combined(weighed: Mapping[str, float], pairs: Sequence[str]) -> dict[str, Any]:
-    """Keys of ours for a sum of losses: one that compares, anchors, a likelihood."""
-    if not pairs and "bco_pair" not in weighed:
-        return {"loss.name": "sft"}
-    kind = pairs[0] if pairs else None
-    ours = dict(_PAIR_LOSSES[kind or "sigmoid"])
-    weight = weighed[kind] if kind else 0.0
-    if weight != 1:
-        ours["loss.pair_weight"] = weight
-    if (anchor := weighed.get("bco_pair")) is not None:
-        ours |= {"loss.anchor.chosen": anchor, "loss.anchor.rejected": anchor}
-    if (likelihood := weighed.get("sft")) is not None:
-        ours["loss.nll_weight"] = likelihood
-    return ours
 
 
 def _smoothing(draft: Draft, pairs: Sequence[str]) -> None:

@@ -175,10 +175,10 @@ LEVELS: dict[str, list[set[str]]] = {
     "doctor": [{"machine", "needs", "section_faults"}, {"recipe_check"}],
     "project": [{"choices"}, {"recipe"}, {"folder"}],
     "migration": [
-        {"reading", "values"},
+        {"losses", "reading", "values"},
         {"contract"},
         {"llama_factory_unread", "sources", "training_arguments"},
-        {"llama_factory", "trl_table"},
+        {"llama_factory", "ms_swift", "ms_swift_table", "trl_table"},
         {"trl"},
         {"convert"},
     ],
