@@ -18,7 +18,7 @@ from mmpref.migration.values import Kind
 NAME: Final = "LLaMA-Factory"
 _NUMBER, _WHOLE, _FLAG, _TEXT, _TEXTS = Kind.NUMBER, Kind.WHOLE, Kind.FLAG, Kind.TEXT, Kind.TEXTS
 _OF = TRAINING_ARGUMENTS
-_CUT = "mmpref cuts answers only, never images or the prompt; there prompt and answer are cut in proportion"
+_CUT = "mmpref cuts answers only, never images or the prompt; there the prompt, the answer or both are cut"
 _PIXELS = "for models that resize to a number of pixels (Qwen-VL); there every image is resized to it first"
 
 

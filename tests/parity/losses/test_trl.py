@@ -46,7 +46,9 @@ class Batch:
         )
 
 
-def trl_dpo(batch: Batch, loss_type: str, beta: float, smoothing: float) -> tuple[torch.Tensor, dict]:
+def trl_dpo(
+    batch: Batch, loss_type: str, beta: float, smoothing: float, *, beside: dict[str, float] | None = None, weight=1.0
+) -> tuple[torch.Tensor, dict]:
     from trl import DPOTrainer
 
     class Model:
@@ -67,8 +69,8 @@ def trl_dpo(batch: Batch, loss_type: str, beta: float, smoothing: float) -> tupl
         ld_alpha=None,
         precompute_ref_logps=True,
         f_divergence_type="reverse_kl",
-        loss_types=[loss_type],
-        loss_weights=[1.0],
+        loss_types=[loss_type, *(beside or {})],
+        loss_weights=[weight, *(beside or {}).values()],
         beta=beta,
         label_smoothing=smoothing,
         use_weighting=False,
@@ -109,6 +111,20 @@ def test_losses_with_a_reference_equal_those_of_the_dpo_trainer(theirs, ours, sa
     torch.testing.assert_close(*grads, rtol=1e-12, atol=1e-12)
     means = {name: out.stats[name].mean().item() for name in rewards}
     assert (means == pytest.approx(rewards)) == same_rewards
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "hinge"])
+def test_a_sum_with_bco_is_the_same_pair_weight_and_anchors(kind):
+    """What ``mmpref config --from`` makes of ``loss_type: [sigmoid, bco_pair]`` with weights."""
+    from mmpref.migration.contract import nested
+    from mmpref.migration.losses import combined
+
+    batch = Batch()
+    want, _ = trl_dpo(batch, kind, 0.3, 0.0, beside={"bco_pair": 0.2}, weight=0.8)
+    settings = nested(combined([kind, "bco_pair"], [0.8, 0.2], "test"))["loss"]
+    got = build_objective({**settings, "beta": 0.3})(batch.ours()).per_pair.mean()
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    assert abs((got - trl_dpo(batch, kind, 0.3, 0.0)[0]).item()) > 0.05
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

@@ -9,6 +9,7 @@ import pytest
 from mmpref.cli.main import main
 from mmpref.errors import ConfigError
 from mmpref.migration.convert import TOOLS, migrate
+from scripts import make_move_here as page
 
 LF = "model_name_or_path: m/m\nstage: dpo\npref_beta: 0.2\ndataset: rows\n"
 TRL = "model_name_or_path: m/m\ndataset_name: owner/rows\nuse_peft: true\n"
@@ -102,3 +103,7 @@ def test_tables_are_facts_that_say_something() -> None:
         for key, row in tool.table.items():
             assert row.by or row.to or row.why, f"{name}: {key}"
             assert not (row.why and row.to), f"{name}: {key}"
+
+
+def test_the_page_has_the_tables_as_they_are() -> None:
+    assert page.written(page.PAGE.read_text(encoding="utf-8")) == page.PAGE.read_text(encoding="utf-8")
