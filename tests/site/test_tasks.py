@@ -46,7 +46,6 @@ PAGES = {
     "docs/quickstart.md": Page(replaced=[SMALL_DEMO], itself=True),
     "docs/tasks/qwen_own_pairs.md": Page(lay=[places.own_pairs, places.coco], models=[QWEN]),
     "docs/tasks/llava_rlhf_v.md": Page(lay=[places.rlhf_v, places.coco], models=[LLAVA]),
-    "docs/tasks/move_here.md": Page(lay=[places.own_pairs], models=[QWEN]),
     "docs/tasks/full_8_gpus.md": Page(lay=[places.own_pairs], models=["Qwen/Qwen2-VL-2B-Instruct"]),
     "docs/tasks/scored_pairs_rounds.md": Page(
         lay=[places.own_pairs, places.coco], models=[QWEN], replaced=[("--rounds 2", "--rounds 1")]

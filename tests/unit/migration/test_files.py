@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from mmpref.cli.main import main
 from mmpref.errors import ConfigError
 from mmpref.migration.convert import TOOLS, migrate
-from scripts import make_move_here as page
 
 LF = "model_name_or_path: m/m\nstage: dpo\npref_beta: 0.2\ndataset: rows\n"
 TRL = "model_name_or_path: m/m\ndataset_name: owner/rows\nuse_peft: true\n"
@@ -105,5 +106,16 @@ def test_tables_are_facts_that_say_something() -> None:
             assert not (row.why and row.to), f"{name}: {key}"
 
 
-def test_the_page_has_the_tables_as_they_are() -> None:
+@pytest.fixture
+def page() -> ModuleType:
+    file = Path(__file__).resolve().parents[3] / "scripts" / "make_move_here.py"
+    spec = importlib.util.spec_from_file_location("make_move_here", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_has_the_tables_as_they_are(page: ModuleType) -> None:
     assert page.written(page.PAGE.read_text(encoding="utf-8")) == page.PAGE.read_text(encoding="utf-8")
