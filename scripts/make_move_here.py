@@ -7,7 +7,6 @@ python scripts/make_move_here.py --check    # says whether it is as the tables a
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,10 +61,12 @@ def written(text: str) -> str:
         SystemExit: a table has no place in it.
     """
     for name, lines in tables().items():
-        place = re.compile(rf"(<!-- keys:{name} -->\n).*?(\n<!-- /keys -->)", re.DOTALL)
-        if not place.search(text):
-            raise SystemExit(f"{PAGE} has no place for the table {name}: <!-- keys:{name} -->")
-        text = place.sub(lambda found, lines=lines: f"{found[1]}\n{lines}\n{found[2]}", text)
+        begin, end = f"<!-- keys:{name} -->\n", "\n<!-- /keys -->"
+        before, found, rest = text.partition(begin)
+        _, ends, after = rest.partition(end)
+        if not found or not ends:
+            raise SystemExit(f"{PAGE} has no place for the table {name}: {begin.strip()} ... {end.strip()}")
+        text = f"{before}{begin}\n{lines}\n{end}{after}"
     return text
 
 

@@ -134,7 +134,8 @@ _LORA: Final = {"lora_rank": "rank", "lora_alpha": "alpha", "use_rslora": "use_r
 
 
 def _adapter(draft: Draft) -> None:
-    names = [name for name in ("tuner_type", "train_type") if name in draft.given]
+    asked: tuple[str, ...] = ("tuner_type", "train_type")
+    names = [name for name in asked if name in draft.given]
     kind = next((draft.value(name) for name in names if draft.value(name) is not None), "lora")
     known = kind in ("lora", "full")
     ours = {"adapter.kind": "none" if kind == "full" else "lora"}

@@ -24,7 +24,7 @@ def _unread(names: str, why: str, *same: Any, matters: bool = False) -> dict[str
     return {name: Key(why=why, same=same, matters=matters) for name in names.split()}
 
 
-_OFF = (False, None, [], 0)
+_OFF: Final[tuple[Any, ...]] = (False, None, [], 0)
 TABLE: Final[Mapping[str, Key]] = {
     **_OF,
     # where its defaults are its own
