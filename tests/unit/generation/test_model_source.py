@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from mmpref.cli.main import main  # noqa: E402
 from mmpref.demo.tiny_models import build_tiny_llava  # noqa: E402
 from mmpref.errors import ConfigError  # noqa: E402
 from mmpref.evals import EvalSettings, evaluate  # noqa: E402
@@ -280,7 +279,7 @@ def test_a_server_cannot_answer_pairs(folder, tmp_path):
     assert ServerAnswerer is not TransformersAnswerer
 
 
-def test_a_run_folder_with_an_adapter_answers_from_the_command_line(folder, tmp_path):
+def test_a_run_folder_with_an_adapter_answers_from_the_command_line(folder, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     (run / "manifest.json").write_text(json.dumps({"state": "complete", "mmpref": "0.1.0"}))
@@ -288,14 +287,14 @@ def test_a_run_folder_with_an_adapter_answers_from_the_command_line(folder, tmp_
     (run / "model").symlink_to(folder / "adapter")
     (tmp_path / "truth.json").write_text(json.dumps({c: {"objects": ["cup"], "image": f"{c}.png"} for c in COLOURS}))
     (tmp_path / "synonyms.txt").write_text("cup, mug\nbench\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "mmpref", "eval", "--model", str(run), "--benchmark", "chair", "--questions",
-         str(tmp_path / "truth.json"), "--image-root", str(folder), "--out", str(tmp_path / "out"), "--max-new-tokens",
-         "4", "prompt=describe", f"synonyms={tmp_path / 'synonyms.txt'}"],
-        capture_output=True, text=True, check=False,
+    code = main(
+        ["eval", "--model", str(run), "--benchmark", "chair", "--questions", str(tmp_path / "truth.json"),
+         "--image-root", str(folder), "--out", str(tmp_path / "out"), "--max-new-tokens", "4", "prompt=describe",
+         f"synonyms={tmp_path / 'synonyms.txt'}"]
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "official" in done.stdout, "the official numbers stand beside ours"
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "official" in said.out, "the official numbers stand beside ours"
     samples = load_samples("chair", tmp_path / "truth.json", prompt="describe")
     here = TransformersAnswerer(str(folder / "adapter"), AnswerSettings(max_new_tokens=4), images_root=folder)
     rows = [json.loads(line) for line in (tmp_path / "out/answers.jsonl").read_text().splitlines()]
