@@ -13,9 +13,7 @@ and tokens are theirs. Three figures for each point:
 * ``gflop``: operations that the step dispatches (``gpu_parts.counted``), the same in every run.
 * ``peak_mib``: the most that torch's allocator held at once above what stood before the step, the same in every run.
 
-``data`` is the preparation of a run: rows to pairs (``read``), ``mmpref data check`` (``check``, in this process),
-``mmpref data audit`` (``audit``) and the lengths before the first step (``lengths``), each in a process of its own,
-with the resident memory that it added. TRL prepares nothing of pairs with images: it encodes them in every step.
+``data`` is the preparation of a run (``growth_data.py``, in a process of its own that loads no torch before it must).
 
 Writes results/growth/steps.csv, data.csv and machine.json, after every point.
 """
@@ -27,7 +25,6 @@ import contextlib
 import gc
 import itertools
 import json
-import multiprocessing
 import os
 import platform
 import random
@@ -36,7 +33,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -45,26 +41,18 @@ from typing import Any
 
 import torch
 import transformers as tf
-from bench_data import cpu_seconds
-from bench_models import SCALED, Scaled, image, llava_like, make_pairs
+from bench_models import SCALED, Scaled, image, make_pairs
 from gpu_parts.counted import count_flops
-from gpu_parts.pairs_file import write_pairs
 from gpu_parts.steps import Ours, Trl, recipe_tree
-from resident_memory import ONE_BY_ONE, step_memory
+from resident_memory import ONE_BY_ONE
 
-from mmpref.data.audit.report import audit
-from mmpref.data.commands.check import check
-from mmpref.data.opening import open_pairs
-from mmpref.data.quarantine import Quarantine
 from mmpref.files.writing import write_text
-from mmpref.processing import PairCollator, PairEncoder, family_of
-from mmpref.processing.length_plan import plan_fit
+from mmpref.processing import PairCollator, PairEncoder
 from mmpref.records import PreferencePair
 from mmpref.report.figures.drawing import csv_of
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "growth"
 STEP_COLUMNS = ("axis", "value", "way", "pairs", "tokens", "gflop", "peak_mib", "cpu_seconds")
-DATA_COLUMNS = ("rows", "stage", "repeat", "cpu_seconds", "grown_mib")
 ANSWER = 60
 """Tokens of an answer where its length is not what grows."""
 WAYS = ("mmpref", "TRL")
@@ -115,7 +103,6 @@ AXES = {
     "answers": Axis(subject="llava", values=(2, 3, 4, 5), pairs=of_one_prompt, together=False),
 }  # fmt: skip
 DATA = "data"
-ROWS = (250, 500, 1000, 2000)
 
 
 NARROW: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -221,54 +208,6 @@ def counted_step(step: Callable[[], None]) -> tuple[float, float]:
     return round(operations / 1e9, 4), round(max(held, default=0) / 2**20, 3)
 
 
-# ---- preparation -------------------------------------------------------------------------------------------------
-
-
-def measure_data(sizes: Sequence[int], repeats: int) -> Iterator[list[Any]]:
-    """A row for every size, stage and repeat."""
-    scaled = llava_like()
-    with tempfile.TemporaryDirectory() as name:
-        for size in sizes:
-            folder = Path(name) / str(size)
-            path = write_pairs(folder, size, size=(160, 120), prompt_words=40, answer_tokens=(40, 80))
-            for stage in STAGES:
-                for repeat in range(repeats):
-                    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
-                        seconds, grown = pool.submit(_staged, stage, path, scaled.processor).result()
-                    yield [size, stage, repeat, round(seconds, 4), round(grown, 2)]
-
-
-def _staged(stage: str, path: Path, processor: Any) -> tuple[float, float]:
-    work = partial(STAGES[stage], path, processor)
-    start = cpu_seconds()
-    memory = step_memory(work)
-    return cpu_seconds() - start, memory["over_rest"]
-
-
-def _read(path: Path, _: Any) -> list[PreferencePair]:
-    return [found.pair for found in open_pairs(path).pairs(Quarantine(), demonstrations=False)]
-
-
-def _check(path: Path, _: Any) -> None:
-    check([open_pairs(path)], out=path.parent / "checked", workers=1)
-
-
-def _audit(path: Path, _: Any) -> None:
-    audit(_read(path, None), images=open_pairs(path).images)
-
-
-def _lengths(path: Path, processor: Any) -> None:
-    encoder = PairEncoder(processor, family_of("llava", has_vision=True), max_length=4096)
-    images = open_pairs(path).images
-    assert images is not None
-    plan = plan_fit(_read(path, None), encoder, images.size)
-    if len(plan.pairs) != sum(1 for _ in path.open(encoding="utf-8")):
-        raise RuntimeError("pairs of the benchmark were set aside")
-
-
-STAGES: dict[str, Callable[[Path, Any], Any]] = {"read": _read, "check": _check, "audit": _audit, "lengths": _lengths}
-
-
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
@@ -292,7 +231,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axes", nargs="+", default=[*AXES, DATA], choices=[*AXES, DATA])
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="sizes of the data sets")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if any(os.environ.get(key) != value for key, value in ONE_BY_ONE.items()):
@@ -302,7 +240,8 @@ def main() -> None:
     write_text(options.out / "machine.json", json.dumps(machine(), indent=1) + "\n")
     for axis in options.axes:
         if axis == DATA:
-            _write(options.out / "data.csv", DATA_COLUMNS, [], measure_data(options.rows, options.repeats))
+            command = [sys.executable, str(Path(__file__).with_name("growth_data.py")), "--out", str(options.out)]
+            subprocess.run([*command, "--repeats", str(options.repeats)], check=True)
         else:
             kept = [row for row in _rows(options.out / "steps.csv") if row[0] != axis]
             _write(options.out / "steps.csv", STEP_COLUMNS, kept, measure_axis(axis, options.repeats))
