@@ -53,7 +53,11 @@ def write_rows(folder: Path, count: int) -> Path:
         coarse = Image.fromarray(noise.integers(0, 255, (15, 20, 3), dtype=np.uint8))
         coarse.resize((160, 120), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=90)
         content = [{"type": "image"}, {"type": "text", "text": words(40)}]
-        row = {"id": str(number), "images": [f"{number}.jpg"], "prompt": [{"role": "user", "content": content}]}
+        row: dict[str, Any] = {
+            "id": str(number),
+            "images": [f"{number}.jpg"],
+            "prompt": [{"role": "user", "content": content}],
+        }
         row |= {side: words(draw.randint(40, 80)) for side in ("chosen", "rejected")}
         row |= {"score_chosen": draw.uniform(2, 5), "score_rejected": draw.uniform(1, 4)}
         lines.append(json.dumps(row) + "\n")

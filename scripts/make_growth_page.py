@@ -39,6 +39,7 @@ MEASURES = {"cpu_seconds": "CPU seconds", "gflop": "GFLOP", "peak_mib": "peak Mi
 WAYS = ("mmpref", "TRL")
 STAGES = ("read", "check", "audit", "lengths")
 _TABLE = re.compile(r"(<!-- make_growth_page\.py: (\S+) -->\n)(.*?)(<!-- end of table -->)", flags=re.DOTALL)
+NOT_MEASURED = "not measured"
 Points = list[tuple[float, float]]
 
 
@@ -108,7 +109,8 @@ def step_table(axis: str, folder: Path = RESULTS) -> list[str]:
     columns = [(way, measure) for measure in MEASURES for way in WAYS]
     points = {column: dict(means(step_points(axis, *column, folder))) for column in columns}
     lines = _head([AXES[axis], *(f"{MEASURES[measure]}: {way}" for way, measure in columns), "TRL over mmpref, time"])
-    for value in points[columns[0]]:
+    whole = [value for value in points[columns[0]] if all(value in points[column] for column in columns)]
+    for value in whole:
         cells = [_number(points[column][value]) for column in columns]
         ratio = points["TRL", "cpu_seconds"][value] / points["mmpref", "cpu_seconds"][value]
         lines.append(_line([f"{value:,.0f}", *cells, f"{ratio:.2f}"]))
@@ -127,11 +129,11 @@ def exponents(folder: Path = RESULTS) -> list[str]:
 
 def data_table(folder: Path = RESULTS) -> list[str]:
     """Seconds and memory of every stage at every size, and the exponent of the seconds."""
-    sizes = [value for value, _ in means(data_points(STAGES[0], "cpu_seconds", folder))]
+    sizes = sorted({value for stage in STAGES for value, _ in data_points(stage, "cpu_seconds", folder)})
     lines = _head(["stage", *(f"{size:,.0f} pairs: CPU s, MiB" for size in sizes), "exponent of time [95 %], last"])
     for stage in STAGES:
         seconds, grown = (dict(means(data_points(stage, name, folder))) for name in ("cpu_seconds", "grown_mib"))
-        cells = [f"{_number(seconds[size])}, {grown[size]:.1f}" for size in sizes]
+        cells = [f"{_number(seconds[size])}, {grown[size]:.1f}" if size in seconds else NOT_MEASURED for size in sizes]
         lines.append(_line([stage, *cells, _fit(data_points(stage, "cpu_seconds", folder))]))
     return lines
 
@@ -147,6 +149,8 @@ def machine(folder: Path = RESULTS) -> list[str]:
 
 
 def _fit(points: Points) -> str:
+    if len({x for x, _ in points}) < 2:
+        return NOT_MEASURED
     fit = fitted(points)
     interval = "" if fit.interval is None else f" [{fit.interval[0]:.2f}, {fit.interval[1]:.2f}]"
     return f"{fit.exponent:.2f}{interval}, {fit.last:.2f}"
@@ -185,15 +189,18 @@ def _maker(axis: str, folder: Path) -> Callable[[], list[str]]:
 def figure(folder: Path = RESULTS) -> str:
     """Time and memory along every axis."""
     rows = [[_panel(axis, measure, folder) for measure in ("cpu_seconds", "peak_mib")] for axis in AXES]
+    rows = [row for row in rows if row[0].ticks]  # what was not measured is not drawn
     return series_image(rows, alt=_alt(rows), width=6.4, height=0.5 + 1.9 * len(rows))
 
 
 def _panel(axis: str, measure: str, folder: Path) -> Panel:
-    points = {way: means(step_points(axis, way, measure, folder)) for way in WAYS}
-    ticks = tuple(f"{value:.0f}" for value, _ in points[WAYS[0]])
+    points = {way: dict(means(step_points(axis, way, measure, folder))) for way in WAYS}
+    values = sorted({value for known in points.values() for value in known})
     series = tuple(
-        Series(way, style, tuple(Point(cost) for _, cost in points[way])) for style, way in enumerate(WAYS, start=1)
+        Series(way, style, tuple(Point(points[way][value]) if value in points[way] else None for value in values))
+        for style, way in enumerate(WAYS, start=1)
     )
+    ticks = tuple(f"{value:.0f}" for value in values)
     return Panel(MEASURES[measure], AXES[axis], ticks, series, y_range=(0.0, 0.0))
 
 
