@@ -199,6 +199,7 @@ def coco(small: Small, folder: Path) -> None:
             for n, name in names.items()
         ]
         write(pope / f"coco_pope_{split}.json", rows)
+    shutil.copy(pope / "coco_pope_random.json", folder)
     images = [{"id": number, "file_name": name} for number, name in names.items()]
     objects = {"images": images, "categories": [{"id": 18, "name": "dog"}]}
     objects["annotations"] = [{"image_id": number, "category_id": 18} for number in names]

@@ -1,4 +1,4 @@
-"""A stranger follows the pages: every block of the quick start and of the task pages, in order.
+"""A stranger follows the pages: every block of the README, the quick start and the task pages, in order.
 
 Nothing but the wheel and the page's text is used, in an environment that has neither this repository nor a hub nor a
 home. What differs from a reader's machine is small and stands here: models and data sets are those of :mod:`places`,
@@ -36,13 +36,41 @@ class Page:
     replaced: Sequence[tuple[str, str]] = ()
     """What is written otherwise in its blocks, so that a command of many minutes, or a path of the reader's, can be run
     here."""
+    elsewhere: Sequence[str] = ()
+    """How lines begin that another page has too, where they are run."""
+    given: str = ""
+    """Python that stands before a Python block which takes what a reader has."""
     itself: bool = False
     """Whether ``mmpref`` is the installed program itself, and no fork of a process that has its libraries loaded."""
 
 
 QWEN, LLAVA = "Qwen/Qwen2.5-VL-3B-Instruct", "llava-hf/llava-1.5-7b-hf"
 SMALL_DEMO = ("mmpref demo\n", "mmpref demo --scale 0.02\n")
+TENSORS = """
+import torch
+chosen, rejected, ref_chosen, ref_rejected = -9 * torch.rand(4, 2)
+chosen.requires_grad_()
+chosen_len, rejected_len = torch.tensor([[7, 9], [8, 5]])
+score_chosen, score_rejected = torch.tensor([[4.0, 5.0], [2.0, 1.5]])
+"""
 PAGES = {
+    "README.md": Page(
+        lay=[places.own_pairs, places.coco],
+        models=[QWEN],
+        replaced=[
+            ("/path/to/images", "images"),
+            ("/path/to/val2014", "val2014"),
+            ('evals/llava evals/dpo "Ours=runs/uni_dpo"', 'before "Ours=after"'),
+        ],
+        elsewhere=[
+            "mmpref train qwen2_5_vl_3b_mdpo",
+            "mmpref train llava_1_5_7b_ddpo",
+            "mmpref train qwen2_5_vl_3b_mpo",
+            "mmpref sample",
+            "mmpref sweep",
+        ],
+        given=TENSORS,
+    ),
     "docs/quickstart.md": Page(replaced=[SMALL_DEMO], itself=True),
     "docs/tasks/qwen_own_pairs.md": Page(lay=[places.own_pairs, places.coco], models=[QWEN]),
     "docs/tasks/llava_rlhf_v.md": Page(lay=[places.rlhf_v, places.coco], models=[LLAVA]),
@@ -59,6 +87,7 @@ PAGES = {
     "docs/tasks/move_here.md": Page(lay=[places.own_pairs], models=[QWEN]),
 }
 NOT_RUN = {
+    "bash scripts/": "makes an environment of its own; CI runs these scripts",
     "pip install": "the wheel is installed already, from this working tree",
     "hf download": "no hub is reached; files of the same form are there",
 }
@@ -95,7 +124,11 @@ def test_the_stranger_has_the_wheel_and_not_this_repository(stranger: Shell, tmp
 
 
 def test_every_page_is_followed() -> None:
-    pages = {"docs/quickstart.md", *(f"docs/tasks/{file.name}" for file in (ROOT / "docs/tasks").glob("*.md"))}
+    pages = {
+        "README.md",
+        "docs/quickstart.md",
+        *(f"docs/tasks/{file.name}" for file in (ROOT / "docs/tasks").glob("*.md")),
+    }
     assert pages == set(PAGES)
 
 
@@ -111,7 +144,8 @@ def test_a_stranger_can_follow_the_page(
     replaced = set()
     for block in blocks(ROOT / name):
         where = f"{name}, line {block.line}"
-        lines = [line for line in block.text.splitlines(keepends=True) if not line.startswith(tuple(NOT_RUN))]
+        left_out = (*NOT_RUN, *page.elsewhere)
+        lines = [line for line in block.text.splitlines(keepends=True) if not line.startswith(left_out)]
         text = "".join(lines)
         plans = text.startswith("mmpref plan")
         for old, new in page.replaced:
@@ -119,7 +153,11 @@ def test_a_stranger_can_follow_the_page(
                 replaced.add(old)
                 text = text.replace(old, new)
         with places.hidden(page.models if plans else (), tmp_path):
-            done = machine.bash(text, tmp_path) if block.kind == "bash" else machine.run_python(text, tmp_path)
+            done = (
+                machine.bash(text, tmp_path)
+                if block.kind == "bash"
+                else machine.run_python(page.given + text, tmp_path)
+            )
         assert done.returncode == 0, f"{where} ended with {done.returncode}:\n{text}\n{done.stdout[-4000:]}"
         assert "Traceback" not in done.stdout, f"{where}:\n{done.stdout[-4000:]}"
         lacking = not_said(block.shown, done.stdout, exact=plans)
