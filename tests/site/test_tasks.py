@@ -36,8 +36,6 @@ class Page:
     replaced: Sequence[tuple[str, str]] = ()
     """What is written otherwise in its blocks, so that a command of many minutes, or a path of the reader's, can be run
     here."""
-    elsewhere: Sequence[str] = ()
-    """How lines begin that another page has too, where they are run."""
     given: str = ""
     """Python that stands before a Python block which takes what a reader has."""
     itself: bool = False
@@ -61,13 +59,6 @@ PAGES = {
             ("/path/to/images", "images"),
             ("/path/to/val2014", "val2014"),
             ('evals/llava evals/dpo "Ours=runs/uni_dpo"', 'before "Ours=after"'),
-        ],
-        elsewhere=[
-            "mmpref train qwen2_5_vl_3b_mdpo",
-            "mmpref train llava_1_5_7b_ddpo",
-            "mmpref train qwen2_5_vl_3b_mpo",
-            "mmpref sample",
-            "mmpref sweep",
         ],
         given=TENSORS,
     ),
@@ -144,8 +135,7 @@ def test_a_stranger_can_follow_the_page(
     replaced = set()
     for block in blocks(ROOT / name):
         where = f"{name}, line {block.line}"
-        left_out = (*NOT_RUN, *page.elsewhere)
-        lines = [line for line in block.text.splitlines(keepends=True) if not line.startswith(left_out)]
+        lines = [line for line in block.text.splitlines(keepends=True) if not line.startswith(tuple(NOT_RUN))]
         text = "".join(lines)
         plans = text.startswith("mmpref plan")
         for old, new in page.replaced:
