@@ -1,4 +1,4 @@
-"""Blocks of docs that are no commands: programs run, parts of recipes load, rows are pairs, scripts have their options."""
+"""Blocks of docs that are no commands: programs run, parts of recipes load, rows are pairs, scripts know options."""
 
 from __future__ import annotations
 
