@@ -109,6 +109,12 @@ def _has_anchor(place: Path, anchor: str) -> bool:
     return anchor in parsed(place).ids
 
 
+def test_a_page_is_called_by_its_title_and_not_by_its_file(site: Path) -> None:
+    named = re.compile(r'<a class="reference internal" href="[^"]+\.html[^"]*">(?:<span[^>]*>)*([\w/.]+\.md)<')
+    found = {name: named.findall((site / name).read_text(encoding="utf-8")) for name, _ in pages(site)}
+    assert {name: texts for name, texts in found.items() if texts} == {}
+
+
 def test_an_anchor_leads_to_one_place(site: Path) -> None:
     twice = {name: [one for one, n in Counter(page.ids).items() if n > 1] for name, page in pages(site)}
     assert {name: found for name, found in twice.items() if found} == {}

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\[\]]*)\]\((?P<target>[^()\s]+)\)")
+_FILE_NAME = re.compile(r"[\w/.]+\.md")
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,}|:{3,}).*?^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 
@@ -66,7 +67,9 @@ def _replacer(written_in: Path, shown_in: Path) -> Callable[[re.Match[str]], str
         if place.is_dir():
             return link["text"]
         name, anchor = _on_site(place, sign + anchor)
-        return f"[{link['text']}]({os.path.relpath(name, shown_in)}{anchor})"
+        # a page that is called by its file's name gets its title there
+        text = "" if name.suffix == ".md" and _FILE_NAME.fullmatch(link["text"]) else link["text"]
+        return f"[{text}]({os.path.relpath(name, shown_in)}{anchor})"
 
     return replace
 
