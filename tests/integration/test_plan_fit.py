@@ -84,4 +84,4 @@ def test_a_former_recipe_names_the_new_one_and_how_to_fit_it(
     file = tmp_path / "settings.yaml"
     assert main([*shlex.split(advice), "--write", str(file)]) == 0
     assert load_recipe(file).model == load_recipe(name).model
-    assert "card with 16GiB" in file.read_text(encoding="utf-8")
+    assert "with settings for 16GiB" in file.read_text(encoding="utf-8")

@@ -105,7 +105,7 @@ def test_a_workflow_runs_scripts_that_exist_on_pythons_that_are_supported(path: 
     assert workflow["permissions"] == {"contents": "read"}
     for job in workflow["jobs"].values():
         steps = [step for step in job["steps"] if "run" in step]
-        assert steps
+        assert steps or "needs" in job  # a job that hands on what another made
         assert job["timeout-minutes"] > 0
         for step in steps:
             named = re.findall(r"(?:\.ci/run|scripts/[\w/]+\.(?:sh|py))", step["run"])
