@@ -7,7 +7,6 @@ start in a folder elsewhere, with an empty home and no variables of this machine
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,21 +15,13 @@ import sysconfig
 import venv
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from filelock import FileLock
 
+from tests.loaded_scripts import script
+
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def script(name: str) -> ModuleType:
-    """A program of ``scripts/`` as a module."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 distributions = script("distributions")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from mmpref.migration.contract import Draft, Key
 from mmpref.migration.values import Kind, convert
@@ -19,12 +19,12 @@ _EVERY_PAIR = "an evaluation always gives the statistics of every pair"
 _TRACKER_ONLY = "train.report_to"
 
 
-def _train(name: str, kind: Kind, **more: object) -> Key:
-    return Key(to=f"train.{name}", kind=kind, **more)  # type: ignore[arg-type]
+def _train(name: str, kind: Kind, **more: Any) -> Key:
+    return Key(to=f"train.{name}", kind=kind, **more)
 
 
-def _extra(name: str, kind: Kind = Kind.ANY, **more: object) -> Key:
-    return Key(to=f"train.extra.{name}", kind=kind, **more)  # type: ignore[arg-type]
+def _extra(name: str, kind: Kind = Kind.ANY, **more: Any) -> Key:
+    return Key(to=f"train.extra.{name}", kind=kind, **more)
 
 
 def _without(why: str, *same: object, matters: bool = False, kind: Kind = Kind.ANY) -> Key:

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -17,6 +16,7 @@ import yaml
 from mmpref.cli.main import app, main
 from mmpref.recipe.loading import load_recipe
 from mmpref.version import __version__
+from tests.coco_layout import lay_out_coco, write_rows
 from tests.integration.conftest import Place
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,36 +92,12 @@ def test_a_checkpoint_and_saved_answers_are_scored_again_as_the_page_says(
 def _lay_out_coco(root: Path, place: Place) -> None:
     """The files that docs/rescoring.md names, with three images of the demo's world."""
     shutil.copytree(place.model, root / "llava-hf" / "llava-1.5-7b-hf")
-    names = {number: f"COCO_val2014_{number:012d}.jpg" for number in (1, 2, 3)}
-    (root / "val2014").mkdir()
-    for drawn, name in zip(sorted((place.world.root / "images").iterdir()), names.values(), strict=False):
-        shutil.copy(drawn, root / "val2014" / name)
-    (root / "POPE" / "output" / "coco").mkdir(parents=True)
+    names = lay_out_coco(root, place.world.root / "images", 3)
     (root / "theirs").mkdir()
-    for split, thing in (("random", "dog"), ("popular", "cat"), ("adversarial", "cup")):
-        rows = [
-            {
-                "question_id": n,
-                "image": name,
-                "text": f"Is there a {thing} in the image?",
-                "label": ("yes", "no")[n % 2],
-            }
-            for n, name in names.items()
-        ]
-        _write(root / "POPE" / "output" / "coco" / f"coco_pope_{split}.json", rows)
-        answers = [{"question_id": row["question_id"], "text": f"{row['label']}."} for row in rows]
-        _write(root / "theirs" / f"coco_pope_{split}.jsonl", answers)
-    images = [{"id": number, "file_name": name} for number, name in names.items()]
-    objects = {"images": images, "categories": [{"id": 18, "name": "dog"}]}
-    objects["annotations"] = [{"image_id": number, "category_id": 18} for number in names]
-    said = {"images": images, "annotations": [{"image_id": number, "caption": "A dog on a chair."} for number in names]}
-    (root / "instances_val2014.json").write_text(json.dumps(objects), encoding="utf-8")
-    (root / "captions_val2014.json").write_text(json.dumps(said), encoding="utf-8")
-    _write(root / "chair-500.jsonl", [{"image_id": n, "text": "Please describe this image in detail."} for n in names])
-    _write(
-        root / "theirs" / "captions.jsonl", [{"image_id": number, "caption": "A dog and a cat."} for number in names]
-    )
-
-
-def _write(file: Path, rows: list[dict[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for split in ("random", "popular", "adversarial"):
+        answers = [{"question_id": number, "text": f"{('yes', 'no')[number % 2]}."} for number in names]
+        write_rows(root / "theirs" / f"coco_pope_{split}.jsonl", answers)
+    asked = [{"image_id": number, "text": "Please describe this image in detail."} for number in names]
+    write_rows(root / "chair-500.jsonl", asked)
+    captions = [{"image_id": number, "caption": "A dog and a cat."} for number in names]
+    write_rows(root / "theirs" / "captions.jsonl", captions)

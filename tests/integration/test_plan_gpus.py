@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +12,7 @@ from mmpref.errors import ConfigError
 from mmpref.planning.gpus import GIB
 from mmpref.planning.parallelism import ALONE
 from mmpref.planning.plan import compare_strategies, make_plan
+from tests.loaded_scripts import script
 from tests.unit.planning.shared_recipes import FULL, QLORA, on, over, recipe
 
 SCALING = Path(__file__).resolve().parents[2] / "scripts" / "make_scaling.py"
@@ -89,13 +88,7 @@ def test_a_plan_for_many_gpus_says_how_it_is_run(capsys: pytest.CaptureFixture[s
 
 @pytest.fixture(scope="module")
 def scaling() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_scaling", SCALING)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return script("make_scaling")
 
 
 def test_rows_of_the_scaling_page_are_what_the_script_counts(scaling: ModuleType) -> None:

@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 import threading
+from typing import Any
 
 
 def main(address: str, modules: list[str]) -> None:
@@ -53,15 +54,15 @@ def _tell(asker: socket.socket, child: int) -> None:
         asker.sendall(str(code if code >= 0 else 128 - code).encode())
 
 
-def _run(asked: dict[str, object], descriptors: list[int]) -> None:
+def _run(asked: dict[str, Any], descriptors: list[int]) -> None:
     code = 70
     try:
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
         os.chdir(str(asked["folder"]))
         os.environ.clear()
-        os.environ.update(asked["env"])  # type: ignore[call-overload]
-        sys.argv = ["mmpref", *asked["argv"]]  # type: ignore[misc]
+        os.environ.update(asked["env"])
+        sys.argv = ["mmpref", *asked["argv"]]
         from mmpref.cli.main import entry_point
 
         try:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from mmpref.demo.world import WorldFiles, WorldSizes, make_world
 from tests import tiny_vlms
+from tests.coco_layout import lay_out_coco, write_rows
 
 CARDS = Path(__file__).resolve().parents[1] / "fixtures" / "cards"
 SIZES = WorldSizes(
@@ -137,7 +138,7 @@ def own_pairs(small: Small, folder: Path) -> None:
     shutil.copytree(small.world.root / "images", folder / "images")
     for row in rows:
         row["images"] = [Path(path).name for path in row["images"]]
-    write(folder / "my_pairs.jsonl", rows)
+    write_rows(folder / "my_pairs.jsonl", rows)
 
 
 def rlhf_v(small: Small, folder: Path) -> None:
@@ -167,7 +168,7 @@ def uni_dpo(small: Small, folder: Path) -> None:
     shutil.copy(CARDS / "uni_dpo_multimodal.json", image_only)
     shutil.copy(CARDS / "uni_dpo_textual.jsonl", published / "Textual" / "FOLDER" / "train.jsonl")
     in_order = (CARDS / "uni_dpo_math.jsonl").read_text(encoding="utf-8").splitlines()[:3]  # the last one is for tests
-    write(published / "Math" / "Train_Qwen_2_5_math_7B.jsonl", map(json.loads, in_order))
+    write_rows(published / "Math" / "Train_Qwen_2_5_math_7B.jsonl", map(json.loads, in_order))
     drawn = sorted((small.world.root / "images").iterdir())
     for row, image in zip(json.loads(image_only.read_text(encoding="utf-8")), drawn, strict=False):
         place = folder / "MM-RLHF" / row["images"][0].partition("MM-RLHF/")[2]
@@ -182,32 +183,5 @@ def _pairs(small: Small) -> list[dict[str, Any]]:
 
 def coco(small: Small, folder: Path) -> None:
     """Twelve images under the names of COCO's, with POPE questions about them and annotations for CHAIR."""
-    names = {number: f"COCO_val2014_{number:012d}.jpg" for number in range(1, 13)}
-    (folder / "val2014").mkdir()
-    for drawn, name in zip(sorted((small.world.root / "images").iterdir()), names.values(), strict=False):
-        shutil.copy(drawn, folder / "val2014" / name)
-    pope = folder / "POPE" / "output" / "coco"
-    pope.mkdir(parents=True)
-    for split, thing in (("random", "dog"), ("popular", "cat"), ("adversarial", "cup")):
-        rows = [
-            {
-                "question_id": n,
-                "image": name,
-                "text": f"Is there a {thing} in the image?",
-                "label": ("yes", "no")[n % 2],
-            }
-            for n, name in names.items()
-        ]
-        write(pope / f"coco_pope_{split}.json", rows)
-    shutil.copy(pope / "coco_pope_random.json", folder)
-    images = [{"id": number, "file_name": name} for number, name in names.items()]
-    objects = {"images": images, "categories": [{"id": 18, "name": "dog"}]}
-    objects["annotations"] = [{"image_id": number, "category_id": 18} for number in names]
-    said = {"images": images, "annotations": [{"image_id": number, "caption": "A dog on a chair."} for number in names]}
-    (folder / "instances_val2014.json").write_text(json.dumps(objects), encoding="utf-8")
-    (folder / "captions_val2014.json").write_text(json.dumps(said), encoding="utf-8")
-
-
-def write(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lay_out_coco(folder, small.world.root / "images", 12)
+    shutil.copy(folder / "POPE" / "output" / "coco" / "coco_pope_random.json", folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmpref.cli.main import main
+from tests.loaded_scripts import module_of
 from tests.pages_in_browser import SCHEMES, WIDTHS, Watched, needs_browser
 
 pytestmark = [pytest.mark.site, needs_browser]
@@ -20,13 +20,7 @@ PAGES = ("report.html", "paper.html", "gallery.html")
 
 def run_folders() -> ModuleType:
     """The builder of run folders that the tests of the report use."""
-    path = Path(__file__).resolve().parents[1] / "unit" / "report" / "folders.py"
-    spec = importlib.util.spec_from_file_location("report_test_folders", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(Path(__file__).resolve().parents[1] / "unit" / "report" / "folders.py", "report_test_folders")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +10,7 @@ import pytest
 from mmpref.cli.main import main
 from mmpref.errors import ConfigError
 from mmpref.migration.convert import TOOLS, migrate
+from tests.loaded_scripts import script
 
 LF = "model_name_or_path: m/m\nstage: dpo\npref_beta: 0.2\ndataset: rows\n"
 TRL = "model_name_or_path: m/m\ndataset_name: owner/rows\nuse_peft: true\n"
@@ -108,13 +108,7 @@ def test_tables_are_facts_that_say_something() -> None:
 
 @pytest.fixture
 def page() -> ModuleType:
-    file = Path(__file__).resolve().parents[3] / "scripts" / "make_move_here.py"
-    spec = importlib.util.spec_from_file_location("make_move_here", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("make_move_here")
 
 
 def test_the_page_has_the_tables_as_they_are(page: ModuleType) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.loaded_scripts import module_of
+
 
 @pytest.fixture(scope="session")
 def folders() -> ModuleType:
     """``folders.py`` of this directory."""
-    path = Path(__file__).with_name("folders.py")
-    spec = importlib.util.spec_from_file_location("report_test_folders", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of(Path(__file__).with_name("folders.py"), "report_test_folders")
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,21 +13,12 @@ import pytest
 from mmpref.losses import build_objective
 from mmpref.recipe.loading import load_recipe
 from mmpref.sweeps.grid import parse_arm
+from tests.loaded_scripts import script
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "scripts" / "experiments"
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"experiments_{name}", SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-draw, collect, noisy_pairs = script("draw"), script("collect"), script("noisy_pairs")
+draw, collect, noisy_pairs = (script(f"experiments/{name}") for name in ("draw", "collect", "noisy_pairs"))
 
 
 def results(folder: Path, rows: list[str], *, name: str = "made", columns: str = "chair_s,chair_i,recall,words") -> str:

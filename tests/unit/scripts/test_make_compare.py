@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import shutil
-import sys
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from tests.loaded_scripts import script
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_compare", ROOT / "scripts" / "make_compare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-compare = script()
+compare = script("make_compare")
 SUITES = """
 mmpref: {name: mmpref, version: this commit, looked: 2026-01-01, licence: A, page: "https://x", role: [training]}
 other: {name: Other, version: 1.0, looked: 2026-01-01, licence: B, page: "https://y", role: [training]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -13,19 +12,14 @@ from mmpref.errors import ConfigError
 from mmpref.evals import score
 from mmpref.evals.results import result_content
 from mmpref.evals.text.revision import READING_REVISION
+from tests.loaded_scripts import script
 
 ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture(scope="module")
 def golden() -> ModuleType:
-    path = ROOT / "scripts" / "golden_readings.py"
-    spec = importlib.util.spec_from_file_location("golden_readings", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("golden_readings")
 
 
 def test_no_stored_answer_is_read_otherwise_under_the_same_number(golden):
