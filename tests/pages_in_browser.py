@@ -39,9 +39,9 @@ def opened() -> Iterator[Any]:
             browser.close()
 
 
-_MARKED = (
-    """() => [...document.querySelectorAll('pre')].every(e => e.scrollWidth <= e.clientWidth || e.tabIndex >= 0)"""
-)
+_MARKED = """() => [...document.querySelectorAll('pre, .cell_output > .output, .pst-scrollable-table-container')]
+    .every(e => (e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight) || e.tabIndex >= 0)"""
+"""Whether all that can be scrolled now can be reached with the Tab key: the theme sees to it, a moment late."""
 
 
 class Watched:
@@ -72,7 +72,7 @@ class Watched:
         """Make the window so many pixels wide, and wait until a page has marked what can be scrolled now."""
         self.page.set_viewport_size({"width": width, "height": 900})
         with suppress(Exception):  # where it marks nothing, axe-core says so
-            self.page.wait_for_function(_MARKED, timeout=3000)
+            self.page.wait_for_function(_MARKED, timeout=10_000)
 
     def overflow(self) -> int:
         """Pixels by which the page is wider than its window."""
