@@ -72,7 +72,7 @@ def explain_worker_oom(where: Callable[[], str]) -> Iterator[None]:
         if not str(err).startswith("DataLoader worker"):
             raise
         raise DataError(
-            f"a loader worker ended while {where()} ({' '.join(str(err).split())}): memory or /dev/shm ran out, or a "
+            f"a loader worker ended while {where()} ({' '.join(str(err).split())}): memory or /dev/shm ran out, or an "
             "image crashed its reader; lower train.dataloader_num_workers, or let mmpref data check find the image"
         ) from err
 
