@@ -52,6 +52,7 @@ class Watched:
             offline=True, color_scheme=scheme, reduced_motion="reduce", viewport={"width": width, "height": 900}
         )
         self.page = self.context.new_page()
+        self.page.set_default_timeout(120_000)  # milliseconds; a machine may be slow
         self.fetched: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.fetched.append(request.url))

@@ -21,6 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "docs" / "_ext"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Building the site, a browser and whole pages of commands take their time on a slow day."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built site; a warning of the build fails every test that asks for it.
