@@ -12,7 +12,7 @@ from mmpref.errors import ConfigError
 from mmpref.migration.contract import Draft, Key
 from mmpref.migration.llama_factory_unread import UNREAD
 from mmpref.migration.sources import described_sources
-from mmpref.migration.training_arguments import TRAINING_ARGUMENTS, training
+from mmpref.migration.training_arguments import TRAINING_ARGUMENTS, carry_model, training
 from mmpref.migration.values import Kind
 
 NAME: Final = "LLaMA-Factory"
@@ -89,7 +89,7 @@ _LOSSES: Final[Mapping[str, str]] = {
 def migrate(draft: Draft) -> None:
     """Write what needs more than a row of the table."""
     _loss(draft)
-    _model(draft)
+    carry_model(draft, "model_name_or_path")
     _adapter(draft)
     _precision(draft)
     _data(draft)
@@ -98,14 +98,6 @@ def migrate(draft: Draft) -> None:
     else:
         draft.same("enable_thinking", "what the template does where nothing is said")
     training(draft, output="runs/from_llama_factory", logging_steps=500, save_steps=500)
-
-
-def _model(draft: Draft) -> None:
-    path = draft.value("model_name_or_path")
-    if path is None:
-        draft.to_set.append("model.path: the file names no model_name_or_path")
-        path = "to-set"
-    draft.carry("model_name_or_path", {"model.path": path})
 
 
 def _loss(draft: Draft) -> None:

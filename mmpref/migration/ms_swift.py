@@ -12,7 +12,7 @@ from mmpref.errors import ConfigError
 from mmpref.migration.contract import Draft
 from mmpref.migration.losses import combined, known_losses
 from mmpref.migration.sources import TO_SET
-from mmpref.migration.training_arguments import training
+from mmpref.migration.training_arguments import carry_model, training
 
 NAME: Final = "ms-swift"
 _MEAN: Final = "there a mean over the chosen tokens of the batch, here over each answer's"
@@ -22,7 +22,7 @@ _TASKS: Final = ("dpo", "kto", "orpo", "simpo", "cpo")
 def migrate(draft: Draft) -> None:
     """Write what needs more than a row of the table."""
     _loss(draft)
-    _model(draft)
+    carry_model(draft, "model", "there ids are those of ModelScope unless use_hf is set; most are alike")
     _adapter(draft)
     _precision(draft)
     _data(draft)
@@ -119,14 +119,6 @@ def _terms(draft: Draft, task: str, beta: float) -> None:
             draft.same(key, "1")
         else:
             draft.drop(key, "it belongs to kto", matters=False)
-
-
-def _model(draft: Draft) -> None:
-    path = draft.value("model")
-    if path is None:
-        draft.to_set.append("model.path: the file names no model")
-        path = "to-set"
-    draft.carry("model", {"model.path": path}, "there ids are those of ModelScope unless use_hf is set; most are alike")
 
 
 _PARTS: Final = {"vision": "freeze_vit", "projector": "freeze_aligner", "language": "freeze_llm"}

@@ -197,6 +197,15 @@ PARTS: Final = ("output", "steps", "precision", "logging", "evaluation", "saving
 """The parts that :func:`training` reads, but for precision, which each tool means in its own way."""
 
 
+def carry_model(draft: Draft, key: str, note: str = "") -> None:
+    """Carry the model that their ``key`` names; a file without one gets a place to fill in."""
+    path = draft.value(key)
+    if path is None:
+        draft.to_set.append(f"model.path: the file names no {key}")
+        path = "to-set"
+    draft.carry(key, {"model.path": path}, note)
+
+
 def training(draft: Draft, *, output: str, logging_steps: float, save_steps: float) -> None:
     """What of ``TrainingArguments`` needs more than a row.
 

@@ -13,7 +13,7 @@ from mmpref.errors import ConfigError
 from mmpref.migration.contract import Draft
 from mmpref.migration.losses import PAIR_LOSSES, combined, known_losses
 from mmpref.migration.sources import TO_SET
-from mmpref.migration.training_arguments import training
+from mmpref.migration.training_arguments import carry_model, training
 from mmpref.migration.trl_table import CUT
 from mmpref.migration.values import Kind, convert
 
@@ -79,11 +79,7 @@ def _smoothing(draft: Draft, pairs: Sequence[str]) -> None:
 
 
 def _model(draft: Draft) -> None:
-    path = draft.value("model_name_or_path")
-    if path is None:
-        draft.to_set.append("model.path: the file names no model_name_or_path")
-        path = "to-set"
-    draft.carry("model_name_or_path", {"model.path": path})
+    carry_model(draft, "model_name_or_path")
     inner = draft.value("model_init_kwargs") or {}
     dtype = {key: inner[key] for key in ("dtype", "torch_dtype") if inner.get(key) is not None}
     left = [key for key in inner if key not in (*dtype, "attn_implementation", "revision", "trust_remote_code")]

@@ -94,8 +94,9 @@ def _constant(module: ModuleType, name: str) -> tuple[str, str]:
         for statement, after in zip(tree.body, [*tree.body[1:], None], strict=True):
             if wanted not in _targets(statement):
                 continue
-            is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            text = inspect.cleandoc(str(after.value.value)) if is_text else ""  # type: ignore[union-attr]
+            text = ""
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                text = inspect.cleandoc(str(after.value.value))
             return (f"{text}\n\n" if text else ""), _written(statement)
         found = _import_of(tree, wanted)
         if found is None:
