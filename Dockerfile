@@ -10,14 +10,14 @@ ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
 FROM ${BASE} AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends python3 python3-venv \
   && rm -rf /var/lib/apt/lists/* \
-  && python3 -m venv /opt/build && /opt/build/bin/pip install --no-cache-dir build
+  && python3 -m venv /usr/local/build && /usr/local/build/bin/pip install --no-cache-dir build
 WORKDIR /source
 COPY pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY mmpref mmpref
 COPY data_cards data_cards
 COPY docs docs
 COPY scripts/accelerate scripts/accelerate
-RUN /opt/build/bin/python -m build --wheel --outdir /dist .
+RUN /usr/local/build/bin/python -m build --wheel --outdir /dist .
 
 FROM ${BASE}
 # of pyproject.toml, with commas between them

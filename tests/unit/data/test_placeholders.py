@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,6 +10,7 @@ import pytest
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.placeholders import links_to_images, refuse_images, refuse_marks
 from mmpref.data.quarantine import RowError
+from tests.growth_of_time import assert_time_grows_less_than_squared
 from tests.unit.data.formats.more_rows import ANSWERS, Row, said
 from tests.unit.data.formats.test_formats import read
 
@@ -30,25 +30,18 @@ LONG: dict[str, Callable[[int], str]] = {
 }
 
 
-def seconds_of(text: str) -> float:
-    """Processor time of all that is asked of a prompt; the least of three."""
-    spent = []
-    for _ in range(3):
-        start = time.process_time()
-        for ask in (refuse_images, lambda text, _: links_to_images(text)):
-            with suppress(RowError):
-                ask(text, "the prompt")
+def ask_all(text: str) -> None:
+    """All that is asked of a prompt."""
+    for ask in (refuse_images, lambda text, _: links_to_images(text)):
         with suppress(RowError):
-            refuse_marks(text, "the prompt", has_images=False)
-        spent.append(time.process_time() - start)
-    return min(spent)
+            ask(text, "the prompt")
+    with suppress(RowError):
+        refuse_marks(text, "the prompt", has_images=False)
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_text_of_eight_times_the_length_does_not_take_sixty_four_times_the_time(name: str) -> None:
-    """Processor time, with a wide margin on both sides: no bound on a clock."""
-    once, eight = (seconds_of(LONG[name](count)) for count in (1_000, 8_000))
-    assert eight < 24 * max(once, 0.01), (once, eight)  # what is below a hundredth of a second says nothing
+    assert_time_grows_less_than_squared(ask_all, LONG[name](1_000), LONG[name](8_000))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from time import process_time
 
 import pytest
 
@@ -15,6 +14,7 @@ from mmpref.data.pair_writing import pair_to_row
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.processing import ChatEncoder
 from mmpref.records import ImageRef
+from tests.growth_of_time import assert_time_grows_less_than_squared
 from tests.tiny_vlms import CHATML as CHATML_TEMPLATE
 from tests.tiny_vlms import make_tokenizer
 from tests.unit.data.formats.more_rows import ANSWERS, BAD, GOOD, Row, said
@@ -379,12 +379,9 @@ def test_turns_and_an_opening_in_one_message_are_refused_with_advice_that_works(
         assert (read(ours).prompt[0].text, read(ours).chosen) == (asked, chosen)
 
 
-def seconds_for(row: Row) -> float:
-    """Of this process, for reading one row, used or refused."""
-    begin = process_time()
+def read_or_refuse(row: Row) -> None:
     with suppress(RowError):
         read(row)
-    return process_time() - begin
 
 
 PHI = "<|user|>\nWhat is in it?<|end|>\n<|assistant|>\nA cup and a dog.<|end|>\n"
@@ -402,9 +399,8 @@ LONG = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_text_of_eight_times_the_length_does_not_take_sixty_four_times_the_time(name: str) -> None:
-    """As it does if each mark looks through the rest of the text. Processor time, with a wide margin on both sides."""
-    once, eight = (min(seconds_for(LONG[name](times)) for _ in range(3)) for times in (400, 3200))
-    assert eight < 24 * max(once, 0.01), (once, eight)
+    """As it does if each mark looks through the rest of the text."""
+    assert_time_grows_less_than_squared(read_or_refuse, LONG[name](400), LONG[name](3200))
 
 
 def test_the_rows_that_lost_marks_are_counted(tmp_path: Path) -> None:
