@@ -158,7 +158,7 @@ class PreferencePair:
     conversation, tools under ``tools``; they stand over the recipe's ``processing.template_kwargs``. Both sides have
     the same ``videos``.
 
-    ``other_images`` stand in the place of ``images`` where a loss looks at the chosen answer under another picture;
+    ``other_images`` stand in the place of ``images`` where a loss looks at the chosen answer under another image;
     None where they are made of ``images``, or where no loss asks. ``weight`` multiplies the pair's whole loss.
     ``chosen_weight`` and ``rejected_weight`` are those of the answers' tokens. ``label`` says of a single answer
     (``chosen``, without ``rejected``) whether it is desirable, for losses of single answers; ``mismatched`` is the

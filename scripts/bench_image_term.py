@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python scripts/bench_image_term.py [--models llava qwen2_vl] [--rounds 3] [--layers 4]
 
-*dpo* is a step of DPO over batches of one pair; *image* the same with ``loss.image`` and a crop of the picture, which
+*dpo* is a step of DPO over batches of one pair; *image* the same with ``loss.image`` and a crop of the image, which
 is one prompt with one answer more (a third row in the plain layout); *weights* is DPO with the diff rule. All are the
 same trainer over the same weights, and take turns on each pair; what is compared is processor time between a collated
 batch and the gradients, and ratios are totals. *live* runs the reference, *cached* reads its log-probs. *counted* is

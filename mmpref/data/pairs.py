@@ -56,7 +56,7 @@ ASIDES = (TURN_NAMES, HINTS_FOUND, MARKUP_TAKEN_OFF, END_TAKEN_OFF, LINKS)
 chat template that the row was written out in, links to images in the text of a row without images."""
 _KEYS = frozenset(PAIR_KEYS)
 LOSS_KEYS = ("other_images", "weight", "chosen_weight", "rejected_weight", "label")
-"""The keys that say something to the loss alone: a picture to compare with, weights, and whether an answer is good."""
+"""The keys that say something to the loss alone: an image to compare with, weights, and whether an answer is good."""
 ANSWER_KEYS = frozenset({"chosen", "rejected", "rejected_images", "score_chosen", "score_rejected", *LOSS_KEYS})
 PROMPT_KEYS = _KEYS - ANSWER_KEYS
 """The keys of a pair without those that say something of its answers."""

@@ -49,7 +49,7 @@ def _answers_of(pair: PreferencePair) -> list[PreferencePair]:
             f"row '{pair.id}'{where} has two answers and a label, and a label is of one answer: leave out `label` or "
             "`rejected`"
         )
-    # the answer under another picture is a matter of pairs
+    # the answer under another image is a matter of pairs
     alone = replace(pair, rejected=None, rejected_images=None, rejected_weight=None, score_rejected=None)
     return [
         replace(alone, id=f"{pair.id}/chosen", label=True),

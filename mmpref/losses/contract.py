@@ -43,7 +43,7 @@ class PairLogps:
     router_balance: Tensor | None = (
         None  # load-balancing loss of the pair's tokens; no loss reads it, the trainer adds it
     )
-    # the chosen answer under another picture: the same tokens, so its length is chosen_len
+    # the chosen answer under another image: the same tokens, so its length is chosen_len
     other: Tensor | None = None
     ref_other: Tensor | None = None
     has_other: Tensor | None = None  # bool: which pairs have one; None where all have

@@ -6,7 +6,7 @@ padded row for each answer, with its own copy of the prompt. In both, an answer 
 prompt is run once, and its log-probs are those of each of these pairs.
 
 Shapes: B pairs, A answers (B chosen ones, then B rejected ones where there is a rejected side, then B chosen ones under
-another picture where there is such a side), N rows, T tokens, K positions at which an
+another image where there is such a side), N rows, T tokens, K positions at which an
 answer token is predicted, L tokens of the longest answer, M tokens of all pairs.
 """
 
@@ -80,13 +80,13 @@ class BySide(NamedTuple):
     chosen: Tensor
     rejected: Tensor | None = None
     other: Tensor | None = None
-    """Of the chosen answers under another picture; where ``has_other`` is False a pair has none, and the value is 0."""
+    """Of the chosen answers under another image; where ``has_other`` is False a pair has none, and the value is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PairBatch:
     """B pairs, ready for the model. Answer i is the chosen one of pair i, answer B+i its rejected one, and the last B
-    answers are the chosen ones under another picture, where there are such.
+    answers are the chosen ones under another image, where there are such.
     """
 
     input_ids: Tensor  # [N, T]; N = 1 with a shared prefix, else padded on the right
@@ -107,7 +107,7 @@ class PairBatch:
     token_types: Mapping[str, Tensor] = field(default_factory=dict)  # [N, T] each: mm_token_type_ids and the like
     score_chosen: Tensor | None = None  # [B], NaN where a pair has none; None when no pair has one
     score_rejected: Tensor | None = None  # [B]
-    has_other: Tensor | None = None  # [B] bool: which pairs have another picture; None where no side is for that
+    has_other: Tensor | None = None  # [B] bool: which pairs have another image; None where no side is for that
     answer_weights: Tensor | None = None  # [A, L] what each token of an answer counts; None: every one 1
     weight: Tensor | None = None  # [B] of a pair's whole loss; None: 1 each
     desirable: Tensor | None = None  # [B] 1 or 0, of single answers; None where nothing was said of them
@@ -133,7 +133,7 @@ class PairBatch:
     pair_tokens: Tensor | None = None
     # of single answers: under the same prompts the answers of other rows, one for each pair, as a batch of its own
     mismatched: PairBatch | None = None
-    # the same answers under another picture in the place of each of their own, as a batch of its own, and which answers
+    # the same answers under another image in the place of each of their own, as a batch of its own, and which answers
     # that is true of, [2, B] bool, chosen and rejected: the others stand there as they are
     lifted: PairBatch | None = None
     lift_sides: Tensor | None = None

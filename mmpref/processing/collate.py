@@ -35,13 +35,13 @@ class PairCollator:
             knows the model as well, and says why).
         pad_token_id: fills up shorter rows (its value is masked everywhere); None takes the tokenizer's own.
         need_rejected: False for losses that read the chosen side only: then no rejected answer is run.
-        need_other: True for losses that look at the chosen answer under another picture too; ``encoder`` says which.
+        need_other: True for losses that look at the chosen answer under another image too; ``encoder`` says which.
         need_mismatched: True for losses of single answers: batches get their ``mismatched`` answers.
         row_tokens: the most tokens that the model shall run over at once, for :meth:`rows`; None sets no limit.
         keyed: give batches their ``keys``.
 
     Raises:
-        ConfigError: other pictures are needed, and the encoder has none.
+        ConfigError: other images are needed, and the encoder has none.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class PairCollator:
     def _refuse_without_other(self) -> None:
         if self.need_other and self.encoder.other_image is None:
             raise ConfigError(
-                "the loss looks at another picture, and the encoder gives none: make it with "
+                "the loss looks at another image, and the encoder gives none: make it with "
                 "PairEncoder(..., other_image=OtherImageSettings(source=..., kind=...))"
             )
 
     def in_epoch(self, epoch: int) -> PairCollator:
-        """The same collator for an epoch, counted from 0, where each has other pictures of its own."""
+        """The same collator for an epoch, counted from 0, where each has other images of its own."""
         other = copy.copy(self)
         other.encoder = copy.copy(self.encoder)
         other.encoder.epoch = epoch
@@ -175,10 +175,10 @@ class PairCollator:
             raise DataError(f"row '{pair.id}'{where}: {err}; mmpref data check finds such rows") from err
 
     def lifting(self, settings: OtherImageSettings | None) -> PairCollator:
-        """The same collator, whose batches bring both answers of each pair under another picture (``lifted``).
+        """The same collator, whose batches bring both answers of each pair under another image (``lifted``).
 
         Args:
-            settings: of these pictures, whatever others the loss looks at; None gives batches without.
+            settings: of these images, whatever others the loss looks at; None gives batches without.
         """
         if self.encoder.lift_image == settings:
             return self
@@ -234,7 +234,7 @@ def collate_pairs(
     Raises:
         DataError: a demonstration where both answers are needed.
         EncodeError: a prompt whose image tokens are not those of its images, one that has other tokens with the other
-            picture, or an answer without tokens.
+            image, or an answer without tokens.
     """
     for pair in pairs:
         _check_other(pair)
@@ -284,7 +284,7 @@ def _check_other(pair: EncodedPair) -> None:
     if pair.other_prompt is not None and not torch.equal(pair.other_prompt.input_ids, pair.prompt.input_ids):
         detail = (
             f"has {len(pair.prompt)} tokens before its answer, and {len(pair.other_prompt)} or others with the other "
-            "picture: give pictures of the same size"
+            "image: give images of the same size"
         )
         raise fault(pair.pair_id, "other_image", detail)
 

@@ -61,14 +61,14 @@ class PairEncoder:
         template_kwargs: what the chat template reads beside the conversation; a pair's own stand over them.
         budgets: prompt -> max_pixels of its images and frames, for pairs that would be too long otherwise
             (``length_plan.plan_fit``).
-        other_image: give every pair with images another picture in the place of each; None for losses that do not look
+        other_image: give every pair with images another image in the place of each; None for losses that do not look
             at one.
         token_weights: what each token of an answer counts; None: every one 1, whatever weights rows have.
 
     Attributes:
         names_images: whether prompts get their ``image_row``; their pixels are hashed for it.
         lift_image: gives every pair with images a ``lift_prompt`` too, whatever the loss looks at.
-        epoch: in which pairs are encoded, counted from 0, for pictures that are made anew in each.
+        epoch: in which pairs are encoded, counted from 0, for images that are made anew in each.
 
     Raises:
         ConfigError: no chat template, ``template_kwargs`` that it does not read, or a resolution budget that this
@@ -143,7 +143,7 @@ class PairEncoder:
         budget = self.budgets.get(pair.prompt_key) if self.budgets else None
 
         def prompt_with(images: tuple[ImageRef, ...], opens: LoadImage) -> EncodedPrompt:
-            # made pictures are told apart by who makes them
+            # made images are told apart by who makes them
             key: Hashable = (images, opens, pair.videos, text.prompt, text.prefix, text.text, budget)
             if key not in prompts:
                 shown = _Shown(images, opens, pair.videos, load_video, budget)
@@ -221,15 +221,15 @@ class PairEncoder:
         prompt_with: PromptWith,
         settings: OtherImageSettings,
     ) -> EncodedPrompt:
-        """The prompt of a pair with images, with another picture in the place of each."""
+        """The prompt of a pair with images, with another image in the place of each."""
         opens = OtherImages.of(pair, settings, load_image, epoch=self.epoch, normal=normal_of(self._processor))
         return prompt_with(other_refs(pair, settings), opens)
 
     def _lift_prompt(
         self, pair: PreferencePair, load_image: LoadImage, prompt_with: PromptWith, settings: OtherImageSettings
     ) -> EncodedPrompt | None:
-        """The same for a look at both answers; None where no other picture can be made of one of its own (a blank one
-        of a picture of one colour): such a pair is trained on all the same, and is left out of what is measured."""
+        """The same for a look at both answers; None where no other image can be made of one of its own (a blank one
+        of an image of one colour): such a pair is trained on all the same, and is left out of what is measured."""
         try:
             return self._other_prompt(pair, load_image, prompt_with, settings)
         except EncodeError as err:
@@ -397,10 +397,10 @@ class PairEncoder:
         """Repeat each image and video place as often as it has features."""
         images, load_image, videos, load_video, budget = shown
         self._check_written(row_id, text, len(images), len(videos))
-        pictures = self.images.encode(row_id, images, load_image, max_pixels=budget)
+        encoded = self.images.encode(row_id, images, load_image, max_pixels=budget)
         films = self.videos.encode(row_id, videos, load_video, max_pixels=budget)
-        sides = iter(self.images.grids(pictures.vision) if self.family.mrope else ())
-        counts, runs = iter(pictures.tokens), iter(films.runs)
+        sides = iter(self.images.grids(encoded.vision) if self.family.mrope else ())
+        counts, runs = iter(encoded.tokens), iter(films.runs)
         expanded: list[int] = []
         grids: list[Grid] = []
         for token in [*text.prompt, *text.prefix]:
@@ -424,8 +424,8 @@ class PairEncoder:
         return EncodedPrompt(
             sample_id=row_id,
             input_ids=input_ids,
-            vision={**pictures.vision, **films.vision},
-            image_tokens=pictures.tokens,
+            vision={**encoded.vision, **films.vision},
+            image_tokens=encoded.tokens,
             video_tokens=tuple(sum(run.num_tokens for run in video) for video in films.runs),
             video_frames=films.frames,
             token_types=token_types,

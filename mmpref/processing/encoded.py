@@ -71,7 +71,7 @@ class EncodedPair:
     score_rejected: float | None = None
     num_cut: int = 0  # answer tokens that did not fit, both sides together
     row_id: str | None = None  # None: that of the prompt, which no other pair has then
-    other_prompt: EncodedPrompt | None = None  # the prompt with another picture, for a second look at the chosen answer
+    other_prompt: EncodedPrompt | None = None  # the prompt with another image, for a second look at the chosen answer
     other_reading: Reading = AS_SHORT
     chosen_weights: Tensor | None = None  # [C] what each token counts; None: every one 1
     rejected_weights: Tensor | None = None  # [R]
@@ -79,7 +79,7 @@ class EncodedPair:
     desirable: bool | None = None  # of a single answer, for losses of single answers
     mismatched_ids: Tensor | None = None  # [L] the answer of another row, that such a loss shows under this prompt
     mismatched_reading: Reading = AS_SHORT
-    lift_prompt: EncodedPrompt | None = None  # the prompt with the picture that both answers are compared under
+    lift_prompt: EncodedPrompt | None = None  # the prompt with the image that both answers are compared under
 
     @property
     def pair_id(self) -> str:
@@ -105,7 +105,7 @@ class EncodedPair:
         self, *, rejected: bool, other: bool = False, mismatched: bool = False
     ) -> tuple[EncodedPair, ...]:
         """Each answer as a demonstration of its own, the chosen one first; of the rejected side, of the chosen answer
-        under the other picture, and of the mismatched answer only if asked for. Nothing is weighted.
+        under the other image, and of the mismatched answer only if asked for. Nothing is weighted.
         """
         first, second = self.sides()
         sides = [(first, self.readings[0])]
@@ -135,7 +135,7 @@ class EncodedPair:
 
     @property
     def lifts_rejected(self) -> bool:
-        """Whether the rejected answer stands under another picture in :meth:`lifted`: not where it has its own."""
+        """Whether the rejected answer stands under another image in :meth:`lifted`: not where it has its own."""
         return self.lift_prompt is not None and self.rejected_ids is not None and self.rejected_prompt is None
 
     def lifted(self) -> EncodedPair:
@@ -169,12 +169,12 @@ def answer_key(prompt: EncodedPrompt, answer: Tensor) -> str:
 
 
 NO_ANSWER = ""
-"""The key of an answer under another picture that its pair does not have."""
+"""The key of an answer under another image that its pair does not have."""
 
 
 def answer_keys(pairs: Sequence[EncodedPair], *, rejected: bool, other: bool = False) -> tuple[str, ...]:
     """:func:`answer_key` of every answer: of all chosen ones, then with ``rejected`` of all rejected ones, then with
-    ``other`` of all chosen ones under the other picture (``NO_ANSWER`` where a pair has none).
+    ``other`` of all chosen ones under the other image (``NO_ANSWER`` where a pair has none).
     """
     chosen, others = zip(*(pair.sides() for pair in pairs), strict=True)
     sides = [*chosen, *(side for side in others if side is not None)] if rejected else chosen

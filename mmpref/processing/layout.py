@@ -32,7 +32,7 @@ def shared_prefix_batch(
     Pairs share a prompt where they have the very same object (``PairEncoder.encode`` with ``prompts``). What answers of
     a prompt begin with alike is read once as well, and counted for each. A pair whose sides have different images, or
     are so different in length that the model reads the prompt in two ways (``rope_lengths``), has its answers behind
-    two prompts. Another picture (``need_other``) is a prompt of its own with the chosen answer behind it.
+    two prompts. Another image (``need_other``) is a prompt of its own with the chosen answer behind it.
 
     Raises:
         DataError: a demonstration where both answers are needed.
@@ -200,7 +200,7 @@ class Side(NamedTuple):
 
 
 def sides_of(pair: EncodedPair, need_rejected: bool, need_other: bool = False) -> list[Side | None]:
-    """The chosen side, the rejected one where it is needed, and the chosen answer under the other picture where that is
+    """The chosen side, the rejected one where it is needed, and the chosen answer under the other image where that is
     needed: None for a pair without one.
 
     Raises:

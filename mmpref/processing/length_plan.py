@@ -120,7 +120,7 @@ def plan_fit(
         video_shape: from ``data.videos.VideoLoader.shape``; needed by pairs with videos.
         shrink_images: whether a pair that is too long may get a smaller pixel budget of its images and frames, down to
             ``min_pixels``; the other pairs of its prompt get the same.
-        one_colour: from ``data.images.ImageLoader.has_one_colour``: given, a pair whose other picture would be its own
+        one_colour: from ``data.images.ImageLoader.has_one_colour``: given, a pair whose other image would be its own
             once more, because that has one colour, is set aside here, and not found when it comes.
         num_workers: processes that help; 0 does the work here.
         progress: called with the number of pairs done, now and then.
@@ -187,7 +187,7 @@ class _Measure:
         return Fit(pair_id=pair.id, prompts=prompts, answers=answers, space=space, max_pixels=budget, other=other)
 
     def _has_other(self, pair: PreferencePair, sizes: Sequence[tuple[int, int]]) -> bool:
-        """Whether the pair has another picture; one in the place of each image, of the same size.
+        """Whether the pair has another image; one in the place of each image, of the same size.
 
         Raises:
             EncodeError: one that is given has another size, or is missing; one that is made would be the first one.

@@ -1,8 +1,8 @@
-"""The other picture of a pair: the one that the chosen answer is looked at under a second time.
+"""The other image of a pair: the one that the chosen answer is looked at under a second time.
 
 It is given with the row, or made of the first one: after decoding and before the model's processor, at the same width
 and height, so that it becomes as many tokens. What is drawn depends on the seed, the pair's id, the number of the image
-and, where asked for, the epoch, and on nothing else: every rank, worker and run makes the same picture, and policy and
+and, where asked for, the epoch, and on nothing else: every rank, worker and run makes the same image, and policy and
 reference see it alike. Arithmetic is on integers where it can be; only a crop is resized by Pillow.
 """
 
@@ -31,7 +31,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 Channels: TypeAlias = tuple[float, float, float]
 
 _DRAWN: tuple[OtherKind, ...] = ("crop", "noise", "mask")
-"""Kinds of which each pair has its own picture; the others depend on the image alone."""
+"""Kinds of which each pair has its own image; the others depend on the image alone."""
 NOISE_STEPS = 1000
 _TRIES = 10
 _BAND = 1 << 20
@@ -42,7 +42,7 @@ _KERNEL_ONE = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherImageSettings:
-    """Where the other picture of a pair comes from, and how it is made.
+    """Where the other image of a pair comes from, and how it is made.
 
     Attributes:
         source: ``column`` (the row names it), ``random_row`` (that of another row) or ``made`` (of the first one).
@@ -50,14 +50,14 @@ class OtherImageSettings:
             ``mask``, blocks of it covered; ``blur``; ``blank``, one colour.
         scale: crop: least and largest share of the area.
         ratio: crop: least and largest width by height.
-        step: noise: of 0 to 999; 500 leaves 0.745 of the picture's variance.
+        step: noise: of 0 to 999; 500 leaves 0.745 of the image's variance.
         share: mask: of the blocks, above 0.
         block: mask: pixels of a block's side.
         sigma: blur: of the Gaussian, in pixels.
-        fill: mask and blank: ``mean`` (colour of the whole picture) or ``black``.
-        per: ``pair`` makes one picture for each pair, ``epoch`` a new one in every epoch.
+        fill: mask and blank: ``mean`` (colour of the whole image) or ``black``.
+        per: ``pair`` makes one image for each pair, ``epoch`` a new one in every epoch.
         seed: of what is drawn.
-        resize: column: a picture of another size is brought to that of the first one.
+        resize: column: an image of another size is brought to that of the first one.
 
     Raises:
         ConfigError: a value that cannot be.
@@ -95,22 +95,22 @@ class OtherImageSettings:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether the pictures are made with random numbers, so that each pair has its own."""
+        """Whether the images are made with random numbers, so that each pair has its own."""
         return self.source == "made" and self.kind in _DRAWN
 
     @property
     def changes_with_epoch(self) -> bool:
-        """Whether every epoch has pictures of its own."""
+        """Whether every epoch has images of its own."""
         return self.is_drawn and self.per == "epoch"
 
     @property
     def repeats_one_colour(self) -> bool:
-        """Whether what is made of a picture of one colour is that picture again."""
+        """Whether what is made of an image of one colour is that image again."""
         of_kind = self.kind in ("crop", "blur") or (self.kind in ("mask", "blank") and self.fill == "mean")
         return self.source == "made" and of_kind
 
     def key_of(self, pair: PreferencePair) -> Hashable:
-        """What pairs of one prompt have in common that have the same other pictures."""
+        """What pairs of one prompt have in common that have the same other images."""
         if self.source != "made":
             return pair.other_images
         return pair.id if self.is_drawn else ()
@@ -118,14 +118,14 @@ class OtherImageSettings:
 
 @dataclass(frozen=True, slots=True)
 class OtherImage(ImageRef):
-    """One picture in the place of another; for a made one ``path`` or ``data`` are those of the first one."""
+    """One image in the place of another; for a made one ``path`` or ``data`` are those of the first one."""
 
     first: ImageRef | None = None
     number: int = 0  # of the place
 
 
 def other_refs(pair: PreferencePair, settings: OtherImageSettings) -> tuple[OtherImage, ...]:
-    """The pictures that stand in the places of the pair's images, in order.
+    """The images that stand in the places of the pair's images, in order.
 
     Raises:
         EncodeError: the pair has images, and its row names no others, or not as many (``other_image``).
@@ -148,7 +148,7 @@ def other_refs(pair: PreferencePair, settings: OtherImageSettings) -> tuple[Othe
 
 @dataclass(frozen=True, slots=True)
 class OpenedOnce:
-    """Opens images, and keeps those of one row until :meth:`forget`: the first picture is looked at again for the
+    """Opens images, and keeps those of one row until :meth:`forget`: the first image is looked at again for the
     other one. Equal to another one that opens in the same way."""
 
     load_image: LoadImage
@@ -166,12 +166,12 @@ class OpenedOnce:
 
 @dataclass(frozen=True, slots=True)
 class OtherImages:
-    """Opens or makes the other pictures of one pair; equal to another one that gives the same pictures.
+    """Opens or makes the other images of one pair; equal to another one that gives the same images.
 
     Args:
         settings: how.
         load_image: opens what is in a file.
-        drawn_for: id of the pair whose pictures are drawn; empty where nothing is.
+        drawn_for: id of the pair whose images are drawn; empty where nothing is.
         epoch: in which they are drawn; 0 where that makes no difference.
         row_id: named in errors.
         normal: mean and deviation of each channel, as the processor takes them off.
@@ -199,13 +199,13 @@ class OtherImages:
         return cls(settings, load_image, drawn_for, epoch if settings.changes_with_epoch else 0, pair.id, normal)
 
     def __call__(self, image: ImageRef) -> Image.Image:
-        """The picture in RGB, of the size of the first one and different from it.
+        """The image in RGB, of the size of the first one and different from it.
 
         Raises:
             EncodeError: it is the first one again, or has another size (``other_image``).
         """
         if not isinstance(image, OtherImage) or image.first is None:
-            raise TypeError("the pictures of other_refs() are opened here")
+            raise TypeError("the images of other_refs() are opened here")
         first = self.load_image(image.first)
         is_made = self.settings.source == "made"
         if is_made:
@@ -227,17 +227,17 @@ class OtherImages:
 
 
 def same_again(row_id: str, image: OtherImage, settings: OtherImageSettings) -> EncodeError:
-    """The refusal of another picture that is the first one (``other_image``): it would teach nothing."""
+    """The refusal of another image that is the first one (``other_image``): it would teach nothing."""
     assert image.first is not None
     where = f"has image {image.number + 1} ({image.first.describe()})"
     if settings.source == "made":
         detail = (
-            f"{where}, of which processing.other_image.kind {settings.kind} makes the very same picture; "
+            f"{where}, of which processing.other_image.kind {settings.kind} makes the very same image; "
             "leave the row out, or write `processing.other_image.kind=noise`"
         )
     else:
         detail = (
-            f"{where} and in its place in other_images {image.describe()}, which is the very same picture; give "
+            f"{where} and in its place in other_images {image.describe()}, which is the very same image; give "
             "another one, or make them: write `data.other_image=made processing.other_image.kind=crop`"
         )
     return fault(row_id, "other_image", detail)
@@ -246,7 +246,7 @@ def same_again(row_id: str, image: OtherImage, settings: OtherImageSettings) -> 
 def refuse_other_size(
     row_id: str, image: OtherImage, found: tuple[int, int], first: tuple[int, int], settings: OtherImageSettings
 ) -> None:
-    """Refuse a given picture whose (width, height) are not those of the one in whose place it stands.
+    """Refuse a given image whose (width, height) are not those of the one in whose place it stands.
 
     Raises:
         EncodeError: the sizes differ, and it is not to be resized (``other_image``).
@@ -280,7 +280,7 @@ def made(
     generator: np.random.Generator,
     normal: tuple[Channels, Channels],
 ) -> Pixels:
-    """Another picture of the same size, made of one: [height, width, 3].
+    """Another image of the same size, made of one: [height, width, 3].
 
     Args:
         pixels: of the first one; they stay as they are.
@@ -331,7 +331,7 @@ def _cropped(pixels: Pixels, box: tuple[int, int, int, int]) -> Pixels:
 
 
 def signal_left(step: int) -> float:
-    """alpha_bar: the share of the variance that is the picture's at a step of noise from 0 to 999, with the schedule of
+    """alpha_bar: the share of the variance that is the image's at a step of noise from 0 to 999, with the schedule of
     CHiP's code: beta_i = sigmoid(x_i) (0.005 - 0.00001) + 0.00001, x evenly from -6 to 6."""
     places = np.linspace(-6.0, 6.0, NOISE_STEPS)
     betas = (0.005 - 1e-5) / (1.0 + np.exp(-places)) + 1e-5

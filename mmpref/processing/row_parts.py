@@ -28,7 +28,7 @@ def parts_of(
         most: tokens that the model shall run over at once; None for no limit.
         layout: of the batches.
         need_rejected: whether rejected answers are run.
-        need_other: whether chosen answers are run under the other picture too.
+        need_other: whether chosen answers are run under the other image too.
     """
     needs = (need_rejected, need_other)
     if most is None:
@@ -55,7 +55,7 @@ def parts_of(
 
 
 _Needs = tuple[bool, bool]
-"""Whether rejected answers are run, and chosen ones under the other picture."""
+"""Whether rejected answers are run, and chosen ones under the other image."""
 
 
 def _divided(group: Sequence[EncodedPair], most: int, layout: LayoutName, needs: _Needs) -> Iterator[list[EncodedPair]]:

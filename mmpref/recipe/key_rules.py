@@ -96,7 +96,7 @@ def _draws(recipe: Any) -> bool:
 
 
 def _of_kinds(keys: Sequence[str], kinds: Sequence[str]) -> Belongs:
-    """Keys of ``processing.other_image`` that only some kinds of made pictures read."""
+    """Keys of ``processing.other_image`` that only some kinds of made images read."""
     return Belongs(
         keys=tuple(f"processing.other_image.{key}" for key in keys),
         to=f"processing.other_image.kind {' or '.join(kinds)}",
@@ -124,7 +124,7 @@ _OTHER_IMAGE = (
     _of_kinds(["per"], _DRAWN_KINDS),
     Belongs(
         keys=("processing.other_image.seed",),
-        to=f"pictures that are drawn: data.other_image random_row, or made of kind {' or '.join(_DRAWN_KINDS)}",
+        to=f"images that are drawn: data.other_image random_row, or made of kind {' or '.join(_DRAWN_KINDS)}",
         holds=lambda recipe: _draws(recipe) or recipe.data.other_image == "random_row",
         so=lambda recipe: ("processing.other_image.kind=crop",) if _is_made(recipe) else ("data.other_image=made",),
     ),
@@ -276,15 +276,15 @@ def contradictions(recipe: Any, later: Mapping[str, bool]) -> Iterator[Problem]:
             ["adapter.init=zero"],
             [*whole, *(["adapter.use_dora=false"] if adapter.use_dora else [])],
         )
-    yield from _of_new_pictures(recipe)
+    yield from _of_new_images(recipe)
     yield from _of_parts(recipe)
 
 
-def _of_new_pictures(recipe: Any) -> Iterator[Problem]:
-    """What keeps something of a picture, where every epoch has another one."""
+def _of_new_images(recipe: Any) -> Iterator[Problem]:
+    """What keeps something of an image, where every epoch has another one."""
     if not _draws(recipe) or recipe.processing.other_image.per != "epoch":
         return
-    says = "processing.other_image.per is epoch, so that every epoch has other pictures, and"
+    says = "processing.other_image.per is epoch, so that every epoch has other images, and"
     if recipe.reference.kind == "cache":
         kept = ["reference.cache=null"] if recipe.reference.cache is not None else []
         yield _clash(

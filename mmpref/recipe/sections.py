@@ -105,7 +105,7 @@ class DataSection(Section):
     max_bad_fraction: float = Field(default=0.001, ge=0, le=1)
     """More bad rows than this share stop the run; fewer go to quarantine.jsonl."""
     other_image: Literal["column", "made", "random_row"] | None = None
-    """The other picture that a loss with an image term shows the chosen answer under: the row's other_images (column),
+    """The other image that a loss with an image term shows the chosen answer under: the row's other_images (column),
     one made of the row's own (processing.other_image), or that of another row of the same source (random_row)."""
 
     @property
@@ -123,7 +123,7 @@ Range = Annotated[list[FiniteNumber], Field(min_length=2, max_length=2)]
 
 
 class OtherImageSection(Section):
-    """The other picture of a pair, where data.other_image asks for one. It is made before the model's processor, at the
+    """The other image of a pair, where data.other_image asks for one. It is made before the model's processor, at the
     size of the first one, so that it becomes as many tokens."""
 
     kind: Literal["crop", "noise", "mask", "blur", "blank"] = "crop"
@@ -134,7 +134,7 @@ class OtherImageSection(Section):
     ratio: Range = [0.75, 1.333]
     """crop: least and largest width by height."""
     step: int = Field(default=500, ge=0, le=999)
-    """noise: the step of 1000; at 500 0.745 of the picture's variance is left (CHiP), at 999 0.081."""
+    """noise: the step of 1000; at 500 0.745 of the image's variance is left (CHiP), at 999 0.081."""
     share: float = Field(default=0.3, gt=0, le=1)
     """mask: share of the blocks that are covered."""
     block: int = Field(default=14, ge=1)
@@ -142,14 +142,14 @@ class OtherImageSection(Section):
     sigma: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     """blur: of the Gaussian, in pixels."""
     fill: Literal["mean", "black"] = "mean"
-    """mask, blank: the mean colour of the picture, or black."""
+    """mask, blank: the mean colour of the image, or black."""
     per: Literal["pair", "epoch"] = "pair"
-    """crop, noise, mask: one picture for each pair, or a new one in every epoch."""
+    """crop, noise, mask: one image for each pair, or a new one in every epoch."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Of what is drawn; not the run's seed, so that runs of several seeds see the same pictures and share a cache of
+    """Of what is drawn; not the run's seed, so that runs of several seeds see the same images and share a cache of
     the reference."""
     resize: bool = False
-    """column: bring a picture of another size to that of the first one; without it such a row is refused."""
+    """column: bring an image of another size to that of the first one; without it such a row is refused."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

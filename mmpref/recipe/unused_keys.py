@@ -78,11 +78,11 @@ def refuse_unread_reference(recipe: Any, *, needs_reference: bool, loss: str) ->
 
 
 def refuse_other_image(recipe: Any, *, needs_other: bool, loss: str) -> None:
-    """Refuse a loss that looks at another picture where there is none, and another picture that no loss looks at.
+    """Refuse a loss that looks at another image where there is none, and another image that no loss looks at.
 
     Args:
         recipe: the recipe.
-        needs_other: whether its loss reads log-probs of the chosen answer under another picture.
+        needs_other: whether its loss reads log-probs of the chosen answer under another image.
         loss: its name.
 
     Raises:
@@ -94,11 +94,11 @@ def refuse_other_image(recipe: Any, *, needs_other: bool, loss: str) -> None:
     if needs_other:
         kind = ["noise", "step=500"] if loss == "chip" else ["crop"]
         made = tuple(f"processing.other_image.{key}" for key in (f"kind={kind[0]}", *kind[1:]))
-        says = f"the loss ({loss}) looks at the chosen answer under another picture, and data.other_image is null"
+        says = f"the loss ({loss}) looks at the chosen answer under another image, and data.other_image is null"
         refuse_left_over(recipe, problems=[Problem(says, [Cure(("data.other_image=made", *made))])])
         return
     # keys of processing.other_image are then refused with advice of their own, which knows where they were given
-    says = f"data.other_image {source} does nothing: the loss ({loss}) looks at one picture only"
+    says = f"data.other_image {source} does nothing: the loss ({loss}) looks at one image only"
     refuse_left_over(recipe, problems=[Problem(says, [Cure(("data.other_image=null",))])])
 
 

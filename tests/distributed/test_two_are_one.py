@@ -33,7 +33,7 @@ CASES = {
         "several",
         (*LORA, "train.group_pairs=prompt", "train.gradient_accumulation_steps=4", "processing.row_tokens=90"),
     ),
-    "another picture in every epoch": (
+    "another image in every epoch": (
         "mixed", (
             *ALL_PARTS, "loss={name: mdpo}", "data.other_image=made", "processing.other_image.kind=noise",
             "processing.other_image.per=epoch", "processing.row_tokens=160",

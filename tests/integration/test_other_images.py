@@ -1,4 +1,4 @@
-"""Runs whose loss looks at another picture: the same whoever opens it, however often they stop, and from a cache."""
+"""Runs whose loss looks at another image: the same whoever opens it, however often they stop, and from a cache."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_cache_of_a_dpo_run_serves_and_only_the_other_answers_are_computed(
     assert main(place.training("demo_dpo", tmp_path / "mdpo", *SHORT, *MDPO, *cached)) == 0
     assert "60 answers of 60 pairs computed, 120 were there" in capfd.readouterr().out
     close(tmp_path / "live", tmp_path / "mdpo")
-    seeded = ("seed=3",)  # another run sees the same pictures
+    seeded = ("seed=3",)  # another run sees the same images
     assert main(place.training("demo_dpo", tmp_path / "again", *SHORT, *MDPO, *cached, *seeded)) == 0
     assert "answers of 60 pairs computed" not in capfd.readouterr().out
 
@@ -127,7 +127,7 @@ def test_rows_name_their_other_pictures_and_text_rows_have_none(
 
     file = rows_with(place, tmp_path, 8, change)
     assert run_on(place, tmp_path, file) == 0
-    assert "data.train: 1 of 8 pairs have no picture" in " ".join(capfd.readouterr().out.split())
+    assert "data.train: 1 of 8 pairs have no image" in " ".join(capfd.readouterr().out.split())
 
 
 def test_where_no_row_has_a_picture_the_loss_is_refused_and_the_advice_helps(
@@ -140,7 +140,7 @@ def test_where_no_row_has_a_picture_the_loss_is_refused_and_the_advice_helps(
     file = rows_with(place, tmp_path, 4, change)
     assert run_on(place, tmp_path, file) == 2
     said = " ".join(capfd.readouterr().err.split())
-    assert "none of the 4 pairs that train has a picture" in said
+    assert "none of the 4 pairs that train has an image" in said
     assert run_on(place, tmp_path, file, *alternatives(said)[0]) == 0
 
 
@@ -196,7 +196,7 @@ def test_from_python_the_other_picture_is_asked_for(place: Place, tmp_path: Path
     trainer.train()
     with pytest.raises(ConfigError, match="OtherImageSettings"):
         PreferenceTrainer(str(place.model), arguments(tmp_path), objective={"name": "mdpo"}, **given)
-    with pytest.raises(ConfigError, match="one picture only"):
+    with pytest.raises(ConfigError, match="one image only"):
         PreferenceTrainer(str(place.model), arguments(tmp_path), objective={"name": "dpo"}, options=other, **given)
 
 
@@ -214,7 +214,7 @@ def test_an_image_of_one_colour_is_refused_before_training_and_each_advice_leads
     assert main(place.training("demo_dpo", tmp_path / "run", *given)) == 3
     said = capsys.readouterr().err
     assert f"'{rows[5]['id']}'" in said
-    assert "kind crop makes the very same picture" in said
+    assert "kind crop makes the very same image" in said
     [cure] = re.findall(r"`(data\.max_bad_fraction=\S+)`", said)
     for number, advice in enumerate((cure, "processing.other_image.kind=noise")):
         assert main(place.training("demo_dpo", tmp_path / str(number), *given, advice)) == 0

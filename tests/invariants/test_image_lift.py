@@ -1,5 +1,5 @@
-"""Both answers of held-out pairs under another picture (``train.eval_image_lift``): in both layouts the numbers are
-those of the stock model with that picture, and nothing of the pair itself changes."""
+"""Both answers of held-out pairs under another image (``train.eval_image_lift``): in both layouts the numbers are
+those of the stock model with that image, and nothing of the pair itself changes."""
 
 from __future__ import annotations
 

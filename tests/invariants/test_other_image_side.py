@@ -1,4 +1,4 @@
-"""The chosen answer under another picture, in both layouts: its numbers are those of a row with that picture alone, and
+"""The chosen answer under another image, in both layouts: its numbers are those of a row with that image alone, and
 neither changes anything of the pair itself."""
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def deep(name: str) -> LoadedModel:
 
 
 def with_other(row: PreferencePair) -> PreferencePair:
-    """The row with another picture of the same size in the place of each."""
+    """The row with another image of the same size in the place of each."""
     names = [(image.path or "").partition("-") for image in row.images]
     others = refs(*(f"{size}-{int(number) + 10}" for size, _, number in names))
     return dataclasses.replace(row, other_images=others if row.images else None)
@@ -59,7 +59,7 @@ def collator(loaded: LoadedModel, layout: LayoutName, **settings: Any) -> PairCo
 
 
 def sides(loaded: LoadedModel, rows: list[PreferencePair], collate: PairCollator) -> tuple[list[Any], list[Any]]:
-    """Token log-probs of (the pairs' own answers, the chosen ones under the other picture)."""
+    """Token log-probs of (the pairs' own answers, the chosen ones under the other image)."""
     batch = collate(rows)
     with torch.no_grad():
         found = answers_of(batch, answer_logps(loaded.model, batch))

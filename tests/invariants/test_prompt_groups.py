@@ -89,7 +89,7 @@ def mixed_rows(name: str, count: int) -> list[PreferencePair]:
     ]
     rows.append(pair("alone", images=shown, question="is there a dog ?"))
     if name != "text":
-        rows.append(pair("another picture", chosen=ANSWERS[0], rejected=ANSWERS[0], rejected_images=refs("60x60-3")))
+        rows.append(pair("another image", chosen=ANSWERS[0], rejected=ANSWERS[0], rejected_images=refs("60x60-3")))
         rows.append(pair("of the group", rejected=ANSWERS[3], images=("60x60-5",), rejected_images=refs("28x28-1")))
     return random.Random(2).sample(rows, len(rows))
 

@@ -1,4 +1,4 @@
-"""The other pictures of a run: what its recipe asks for, and which of its pairs have none."""
+"""The other images of a run: what its recipe asks for, and which of its pairs have none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SHOWN = 3
 
 
 def other_image_of(recipe: Recipe) -> OtherImageSettings | None:
-    """The other pictures that a recipe asks for; None where its loss looks at none."""
+    """The other images that a recipe asks for; None where its loss looks at none."""
     if recipe.data.other_image is None:
         return None
     section = recipe.processing.other_image
@@ -23,7 +23,7 @@ def other_image_of(recipe: Recipe) -> OtherImageSettings | None:
 
 
 def eval_other_image_of(recipe: Recipe) -> OtherImageSettings | None:
-    """The other pictures that held-out pairs are looked at under in evaluations (``train.eval_image_lift``). They are
+    """The other images that held-out pairs are looked at under in evaluations (``train.eval_image_lift``). They are
     made with the same settings and the same seed in every run, so that runs compare.
     """
     kind = recipe.train.eval_image_lift
@@ -49,7 +49,7 @@ def describe_without_lift(
     """One line on held-out pairs that ``train.eval_image_lift`` cannot look at; empty where there are none.
 
     Args:
-        settings: of the pictures that it makes.
+        settings: of the images that it makes.
         one_colour: whether every pixel of an image is the same.
     """
     without = [pair.id for pair in pairs if not pair.images]
@@ -57,7 +57,7 @@ def describe_without_lift(
     if settings.repeats_one_colour:
         known = {image: one_colour(image) for image in {image for pair in pairs for image in pair.images}}
         same = [pair.id for pair in pairs if any(known[image] for image in pair.images)]
-    told = [f"{len(without)} have no picture ({_first(without)})"] if without else []
+    told = [f"{len(without)} have no image ({_first(without)})"] if without else []
     told += [f"{len(same)} have one of one colour ({_first(same)})"] if same else []
     count = f"{len(without) + len(same)} of {len(pairs)} pairs"
     return f"{count} are not in train.eval_image_lift: {', '.join(told)}" if told else ""
@@ -67,17 +67,17 @@ def refuse_without_images(pairs: Sequence[PreferencePair]) -> None:
     """Refuse training pairs of which none has an image.
 
     Raises:
-        ConfigError: no pair could be compared with itself under another picture.
+        ConfigError: no pair could be compared with itself under another image.
     """
     if not any(pair.images for pair in pairs):
         raise ConfigError(
-            f"none of the {len(pairs)} pairs that train has a picture, so that the loss could look at no other one; "
+            f"none of the {len(pairs)} pairs that train has an image, so that the loss could look at no other one; "
             "write `loss.name=dpo data.other_image=null`"
         )
 
 
 def notes_on_other_images(pairs: Sequence[PreferencePair], settings: OtherImageSettings) -> list[str]:
-    """What is to be said of pairs that have no picture, and so no other one, and of pictures that are not used.
+    """What is to be said of pairs that have no image, and so no other one, and of images that are not used.
 
     Raises:
         DataError: pairs with images whose rows name no other ones, where they are to come from there.
@@ -86,7 +86,7 @@ def notes_on_other_images(pairs: Sequence[PreferencePair], settings: OtherImageS
     without = [name for name, pair in once.items() if not pair.images]
     notes = []
     if without:
-        notes.append(f"{len(without)} of {len(once)} pairs have no picture ({_first(without)}): their image term is 0")
+        notes.append(f"{len(without)} of {len(once)} pairs have no image ({_first(without)}): their image term is 0")
     if settings.source == "made":
         if unused := [name for name, pair in once.items() if pair.other_images is not None]:
             notes.append(f"{len(unused)} rows have other_images ({_first(unused)}), which data.other_image=made leaves")

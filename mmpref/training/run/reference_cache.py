@@ -223,7 +223,7 @@ class ReferenceCache:
                 sums.append(torch.zeros(()))
                 continue
             if key not in self._entries:
-                answer = "chosen answer under the other picture" if side == "other" else f"{side} answer"
+                answer = "chosen answer under the other image" if side == "other" else f"{side} answer"
                 raise ConfigError(
                     f"the {answer} of pair '{name}' is not in the reference cache {self.folder} as the model is "
                     "given it now: its text or image, or how they are processed, has changed since; delete the folder "

@@ -43,7 +43,7 @@ def shares_of(pairs: Sequence[PreferencePair], size: int, *, need_other: bool = 
     """``size`` shares of about equal cost, made of whole groups: the same on every rank.
 
     What a group costs is not known before its images are opened: texts and images are counted, each distinct one once.
-    With ``need_other`` every chosen answer comes once more, under another picture.
+    With ``need_other`` every chosen answer comes once more, under another image.
     """
     groups: dict[PromptKey, list[PreferencePair]] = {}
     for pair in pairs:

@@ -220,14 +220,14 @@ def _refuse_another_root(held_out: Sequence[PreferencePair], root: Path | None, 
 def _from_other_rows(
     pairs: list[PreferencePair], held_out: list[PreferencePair], images: ImageLoader, seed: int
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Training and held-out pairs, each with pictures of other rows."""
+    """Training and held-out pairs, each with images of other rows."""
     [trained] = with_random_images([pairs], seed=seed, images=images, names=["train_pairs"])
     [evaluated] = with_random_images([held_out], seed=seed, images=images, names=["eval_pairs"], more=[pairs])
     return trained, evaluated
 
 
 def _refuse_other_image(objective: Objective, options: TrainerOptions) -> None:
-    """Refuse an objective without the other picture that it looks at, and the other way round."""
+    """Refuse an objective without the other image that it looks at, and the other way round."""
     collator = options.collator
     if collator is not None and options.other_image is not None:
         raise ConfigError("options have collator and other_image: give the collator's encoder its other_image")
@@ -235,11 +235,11 @@ def _refuse_other_image(objective: Objective, options: TrainerOptions) -> None:
     if has_other == objective.needs_other:
         return
     if has_other:
-        raise ConfigError("other_image does nothing: this loss looks at one picture only; leave it out")
+        raise ConfigError("other_image does nothing: this loss looks at one image only; leave it out")
     give = "options=TrainerOptions(other_image=OtherImageSettings(source='made', kind='crop'))"
     if collator is not None:
         give = "PairCollator(PairEncoder(..., other_image=OtherImageSettings(...)), ..., need_other=True)"
-    raise ConfigError(f"the loss looks at the chosen answer under another picture, and there is none: give {give}")
+    raise ConfigError(f"the loss looks at the chosen answer under another image, and there is none: give {give}")
 
 
 def _refuse_other_weights(objective: Objective, collator: PairCollator) -> None:
@@ -264,7 +264,7 @@ def as_collator(
         loaded: brings the processor.
         objective: says whether rejected answers are run.
         root: paths of images and videos start here.
-        other_image: the other pictures, for objectives that look at them.
+        other_image: the other images, for objectives that look at them.
 
     Raises:
         ConfigError: a bare model, whose processor is not known.

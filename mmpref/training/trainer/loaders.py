@@ -49,7 +49,7 @@ class _RowsOrNone:
 
 @dataclass(frozen=True, slots=True)
 class _InEpoch:
-    """Collates pairs that come with the number of their epoch, which other pictures may depend on.
+    """Collates pairs that come with the number of their epoch, which other images may depend on.
 
     Attributes:
         or_none: as :class:`_RowsOrNone`.

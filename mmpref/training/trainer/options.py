@@ -46,9 +46,9 @@ class TrainerOptions:
         group_pairs: ``prompt`` lets training pairs of the same images and prompt travel in the same update, where they
             are run together; ``off`` draws every pair by itself. An update has the same number of pairs in both.
         checkpoint_facts: stored in every checkpoint; whoever resumes compares them (``checkpoint.differences``).
-        other_image: the other pictures that a loss with an image term looks at; where ``collator`` is given, its
+        other_image: the other images that a loss with an image term looks at; where ``collator`` is given, its
             encoder says which.
-        eval_other_image: the other pictures that both answers of held-out pairs are run under at every evaluation, for
+        eval_other_image: the other images that both answers of held-out pairs are run under at every evaluation, for
             any loss (``lift/...``): made ones, the same in every epoch. None runs none.
         pair_log: the share of training pairs whose statistics are kept one by one, 0 to 1, chosen by their ids.
         run_folder: the run folder around ``args.output_dir``, which the caller has locked for this training. Default:

@@ -23,7 +23,7 @@ from tests.unit.data.test_pairs import Row, jsonl, read, row
 SINGLE = row(rejected=..., score_chosen=..., score_rejected=..., label=True)
 
 GOOD: dict[str, tuple[Row, Row]] = {
-    "another picture": (row(other_images=["b.png"]), {"other_images": (ImageRef("b.png"),)}),
+    "another image": (row(other_images=["b.png"]), {"other_images": (ImageRef("b.png"),)}),
     "an embedded one": (
         row(other_images=[{"bytes": base64.b64encode(b"abc").decode()}]),
         {"other_images": (ImageRef(data=b"abc"),)},

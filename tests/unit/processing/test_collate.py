@@ -100,7 +100,7 @@ def test_a_packed_row_has_each_prompt_once_and_no_padding() -> None:
     rows = [
         pair("a", chosen="yes"),
         pair("edited", images=(), chosen="a red square .", rejected="a red dog ."),
-        pair("other picture", images=("60x60-4",), rejected_images=refs("60x60-5")),
+        pair("other image", images=("60x60-4",), rejected_images=refs("60x60-5")),
     ]
     batch = PairCollator(encoder, draw)(rows)
     assert batch.shares_prefix

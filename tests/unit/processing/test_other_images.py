@@ -1,4 +1,4 @@
-"""The other picture: of the same size, different, the same wherever it is made, and drawn as the methods say."""
+"""The other image: of the same size, different, the same wherever it is made, and drawn as the methods say."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_blank_is_one_colour() -> None:
     assert np.array_equal(changed(kind="blank")[5, 5], np.rint(PHOTO.mean(axis=(0, 1))))
 
 
-# ---- whose picture it is -------------------------------------------------------------------------------------------
+# ---- whose image it is -------------------------------------------------------------------------------------------
 
 
 def test_seed_pair_place_and_epoch_decide_and_nothing_else() -> None:
@@ -158,7 +158,7 @@ def test_seed_pair_place_and_epoch_decide_and_nothing_else() -> None:
     np.random.seed(3)  # the global state is what must not matter
     torch.manual_seed(9)
     assert torch.equal(first, other_pixels(encoder_of(), row))
-    assert not torch.equal(first[0], first[1])  # the same picture in two places
+    assert not torch.equal(first[0], first[1])  # the same image in two places
     assert not torch.equal(first, other_pixels(encoder_of(), dataclasses.replace(row, id="b")))
     assert not torch.equal(first, other_pixels(encoder_of(seed=1), row))
     later = encoder_of(per="epoch")
@@ -232,7 +232,7 @@ def test_rows_without_images_have_no_other_picture() -> None:
     assert encoder_of("qwen2_vl").encode(film_row, draw, film).other_prompt is None
 
 
-# ---- pictures that are given ---------------------------------------------------------------------------------------
+# ---- images that are given ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("source", ["column", "random_row"])
@@ -259,7 +259,7 @@ def test_a_given_picture_of_another_size_is_refused_or_resized() -> None:
     ("row", "keys", "says"),
     [
         ({"images": ("40x40-1",)}, {"source": "column"}, "has 1 images and no other_images"),
-        ({"images": ("40x40-1",), "other_images": refs("40x40-1")}, {"source": "column"}, "the very same picture"),
+        ({"images": ("40x40-1",), "other_images": refs("40x40-1")}, {"source": "column"}, "the very same image"),
         ({"images": ("40x40-1",), "other_images": refs("40x40-257")}, {"source": "column"}, None),
         ({"images": ("9x1-0",)}, {"kind": "blank"}, None),
     ],
@@ -279,7 +279,7 @@ def test_a_picture_of_one_colour_is_refused_where_it_would_stay_the_same(kind: A
     def plain(ref: ImageRef) -> Image.Image:
         return Image.new("RGB", (40, 40), (10, 20, 30))
 
-    with pytest.raises(EncodeError, match=r"image 1 \(40x40-1\), of which .* makes the very same picture.*kind=noise`"):
+    with pytest.raises(EncodeError, match=r"image 1 \(40x40-1\), of which .* makes the very same image.*kind=noise`"):
         encoder_of(kind=kind).encode(pair(images=("40x40-1",)), plain)
     assert encoder_of(kind="noise").encode(pair(images=("40x40-1",)), plain).other_prompt is not None
 
@@ -313,9 +313,9 @@ def test_settings_that_cannot_be_are_refused(keys: Any) -> None:
 
 def test_a_collator_without_other_pictures_cannot_give_any() -> None:
     encoder = PairEncoder(TINY["llava"].processor(), family_of("llava", has_vision=True))
-    with pytest.raises(ConfigError, match="another picture"):
+    with pytest.raises(ConfigError, match="another image"):
         PairCollator(encoder, draw, need_other=True)
-    with pytest.raises(ConfigError, match="another picture"):
+    with pytest.raises(ConfigError, match="another image"):
         PairCollator(encoder, draw).changed(need_other=True)
 
 
@@ -333,5 +333,5 @@ def test_a_prompt_that_becomes_other_tokens_is_refused() -> None:
     encoded = encoder.encode(pair("p", images=("40x40-1",)), draw)
     assert encoded.other_prompt is not None
     longer = dataclasses.replace(encoded.other_prompt, input_ids=encoded.other_prompt.input_ids[1:])
-    with pytest.raises(EncodeError, match=r"'p' has .* with the other picture"):
+    with pytest.raises(EncodeError, match=r"'p' has .* with the other image"):
         PairCollator(encoder, draw, need_other=True).rows_of([dataclasses.replace(encoded, other_prompt=longer)])

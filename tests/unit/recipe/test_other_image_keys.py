@@ -1,4 +1,4 @@
-"""Keys about the other picture: what does nothing or contradicts itself is refused, with advice that helps."""
+"""Keys about the other image: what does nothing or contradicts itself is refused, with advice that helps."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def refusal(file: Path, overrides: list[str]) -> str | None:
 
 
 REFUSED = {
-    "looks at the chosen answer under another picture, and data.other_image is null": [],
+    "looks at the chosen answer under another image, and data.other_image is null": [],
     "(chip) looks at the chosen answer": ["loss.name=chip"],
-    "does nothing: the loss (dpo) looks at one picture only": ["loss.name=dpo", MADE],
-    "looks at one picture only": ["loss.name=dpo", MADE, "processing.other_image.kind=noise"],
+    "does nothing: the loss (dpo) looks at one image only": ["loss.name=dpo", MADE],
+    "looks at one image only": ["loss.name=dpo", MADE, "processing.other_image.kind=noise"],
     "step would do nothing: it belongs to processing.other_image.kind noise": [MADE, "processing.other_image.step=300"],
     "they belong to data.other_image made": ["processing.other_image.kind=mask", "processing.other_image.share=0.5"],
     "sigma would do nothing: it belongs to processing.other_image.kind blur": [MADE, "processing.other_image.sigma=3"],
@@ -52,7 +52,7 @@ REFUSED = {
         MADE, "processing.other_image.fill=black",
     ],
     "resize would do nothing: it belongs to data.other_image column": [MADE, "processing.other_image.resize=true"],
-    "seed would do nothing: it belongs to pictures that are drawn": [
+    "seed would do nothing: it belongs to images that are drawn": [
         "data.other_image=column", "processing.other_image.seed=3",
     ],
     "per would do nothing: it belongs to processing.other_image.kind crop": [

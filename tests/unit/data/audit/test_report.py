@@ -355,7 +355,7 @@ def test_labels_that_are_all_the_same_are_told():
 
 
 def test_other_images_make_no_row_share_an_image_and_are_looked_at():
-    """Two rows whose other image is the picture of a third: a split by row keeps their own pictures apart."""
+    """Two rows whose other image is the image of a third: a split by row keeps their own images apart."""
     common = ImageRef(data=plain(20, 7))
     pairs = [pair(str(n), images=[plain(20, n)], other_images=(common,)) for n in range(3)]
     found = audit([*pairs, pair("third", images=[plain(20, 7)])], images=ImageLoader(None)).images
