@@ -33,12 +33,14 @@ class Subject:
         source: where the config was found, in words.
         layout: both answers behind one prompt, or a row for each answer.
         asked: the pair's sizes.
+        written: the config as JSON. Writing one takes longer than an estimate, and a fit makes a hundred of them.
     """
 
     config: PretrainedConfig
     source: str
     layout: LayoutName
     asked: PlanInput
+    written: str
 
     @classmethod
     def of(cls, recipe: Recipe, asked: PlanInput) -> Subject:
@@ -48,7 +50,8 @@ class Subject:
             ConfigError: a model whose config cannot be had.
         """
         config, source = find_config(recipe.model.path)
-        return cls(config=config, source=source, layout=asked.layout or layout_of(recipe, config), asked=asked)
+        layout = asked.layout or layout_of(recipe, config)
+        return cls(config=config, source=source, layout=layout, asked=asked, written=config.to_json_string())
 
     def with_precision(self, recipe: Recipe) -> Recipe:
         """The recipe with ``train.bf16`` filled in as a card with bfloat16 would."""
@@ -127,7 +130,7 @@ class Subject:
 
     def architecture(self, recipe: Recipe, parallel: ParallelPlan) -> Architecture:
         """The model's sizes under the recipe's ``tune`` and ``adapter``."""
-        return described(self.config, recipe, self.layout, parallel)
+        return described(self.config, recipe, self.layout, parallel, written=self.written)
 
     def memory(self, recipe: Recipe, parallel: ParallelPlan, shape: Shape | None = None) -> Memory:
         """Of one update on one GPU; ``shape`` in place of the pair that was asked for."""
@@ -153,11 +156,16 @@ _STORAGE = frozenset({"kind", "quantization", "double_quant", "compute_dtype"}) 
 
 
 def described(
-    config: PretrainedConfig, recipe: Recipe, layout: LayoutName, parallel: ParallelPlan = ALONE
+    config: PretrainedConfig,
+    recipe: Recipe,
+    layout: LayoutName,
+    parallel: ParallelPlan = ALONE,
+    *,
+    written: str | None = None,
 ) -> Architecture:
-    """:func:`describe`, once for everything that it looks at."""
+    """:func:`describe`, once for everything that it looks at; ``written`` is the config as JSON where that is at hand."""
     train, adapter = recipe.train, recipe.adapter
-    looked_at = [config.to_json_string(), layout, train.bf16, train.fp16, adapter.kind != "none"]
+    looked_at = [written or config.to_json_string(), layout, train.bf16, train.fp16, adapter.kind != "none"]
     looked_at += [parallel.splits_weights, parallel.is_deepspeed]
     looked_at += [recipe.model.model_dump_json(), recipe.tune.model_dump_json()]
     key = repr([*looked_at, adapter.model_dump_json(exclude=set(_STORAGE))])
