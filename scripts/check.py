@@ -22,18 +22,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = ("format", "lint", "spelling", "types", "tests")
 _QUICK = "not slow and not distributed and not gpu and not network and not model_types and not site"
-_OTHER_VERSIONS = (
-    [
-        "tests/model_types",  # one long file first: one worker runs it alone
-        "tests/unit",
-        "tests/invariants",
-        # what reads texts and grades answers by rules calls no other library
-        "--ignore=tests/unit/evals/text",
-        "--ignore=tests/unit/evals/benchmarks",
-        "--ignore=tests/unit/scripts",
-    ],
-    "not slow and not distributed and not gpu and not network and not site",
-)
+_ANY_VERSION = "not slow and not distributed and not gpu and not network and not site"
+_CALLING_LIBRARIES = [
+    "tests/unit",
+    "tests/invariants",
+    # what reads texts and grades answers by rules calls no other library
+    "--ignore=tests/unit/evals/text",
+    "--ignore=tests/unit/evals/benchmarks",
+    "--ignore=tests/unit/scripts",
+]
+_TYPES = "tests/model_types"  # one long file
 TIERS = {
     "quick": (["tests/unit", "tests/architecture"], _QUICK),
     "default": ([], _QUICK),
@@ -42,8 +40,9 @@ TIERS = {
     "slow": ([], "not gpu and not network"),
     "site": ([], "site and not slow"),
     "gpu": ([], "gpu"),
-    "oldest": _OTHER_VERSIONS,
-    "newest": _OTHER_VERSIONS,
+    "oldest": (_CALLING_LIBRARIES, _ANY_VERSION),
+    "oldest_types": ([_TYPES], _ANY_VERSION),
+    "newest": ([_TYPES, *_CALLING_LIBRARIES], _ANY_VERSION),  # the long file first: one worker runs it alone
 }
 
 
@@ -92,16 +91,17 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
     python = [sys.executable, "-m"]
     places, marks = TIERS[options.tier]
     tests = [*python, "pytest", "-m", marks]
-    if options.tier == "oldest":
+    if options.tier.startswith("oldest"):
         tests += ["-W", "default"]  # what old releases of other libraries deprecate says nothing about mmpref
     if for_pytest:
-        tests += [*(places if options.tier in ("oldest", "newest") else []), *for_pytest]
+        tests += [*(places if options.tier in ("oldest", "oldest_types", "newest") else []), *for_pytest]
     else:
         tests += [*places, "--durations=12", *(["--color=yes"] if sys.stdout.isatty() else [])]
         if options.workers > 1 and options.tier not in ("gpu", "distributed"):  # those have the machine to themselves
             # one worker per file: fixtures that train something are made once
             # and in the order of their names: at the end stand short ones, for which no worker waits for long
-            each = ["load"] if options.tier == "model_types" else ["loadfile", "--no-loadscope-reorder"]
+            of_one_file = options.tier in ("model_types", "oldest_types")
+            each = ["load"] if of_one_file else ["loadfile", "--no-loadscope-reorder"]
             tests += ["-n", str(options.workers), "--dist", *each]
     return {
         "format": [*python, "ruff", "format", "--check", "."],
