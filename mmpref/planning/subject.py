@@ -163,7 +163,7 @@ def described(
     *,
     written: str | None = None,
 ) -> Architecture:
-    """:func:`describe`, once for everything that it looks at; ``written`` is the config as JSON where that is at hand."""
+    """:func:`describe`, once for everything that it looks at; ``written`` is the config as JSON if that is at hand."""
     train, adapter = recipe.train, recipe.adapter
     looked_at = [written or config.to_json_string(), layout, train.bf16, train.fp16, adapter.kind != "none"]
     looked_at += [parallel.splits_weights, parallel.is_deepspeed]
