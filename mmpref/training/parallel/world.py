@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import TrainingArguments
 
-from mmpref.errors import DistributedError, MMPrefError, StoppedError
+from mmpref.errors import DistributedError, MMPrefError, StoppedError, Terminated
 from mmpref.process.signals import numbers
 from mmpref.training.parallel.strategy import Strategy, strategy_of
 
@@ -224,8 +224,8 @@ class World:
             # the launcher stops the others when one fails: that they were stopped is no news
             same = first is not None and (first[1] == str(err) or isinstance(err, StoppedError))
             err.reported_by_other_rank = first is not None and first[0] != self.rank and same
-        elif isinstance(err, RuntimeError) and is_of_communication(err):
-            raise self._partner_lost(err, self._first_failure()) from err
+        elif (lost := partner_lost(err)) is not None:
+            raise self._partner_lost(lost, self._first_failure()) from err
         elif isinstance(err, Exception):
             self._note_failure(err)
 
@@ -301,6 +301,20 @@ def is_of_communication(err: BaseException) -> bool:
         return True
     text = str(err).lower()
     return any(words in text for words in _OF_COMMUNICATION)
+
+
+def partner_lost(err: BaseException) -> RuntimeError | None:
+    """The error of a collective that failed because of another rank, if this one ends because of it.
+
+    The launcher sends SIGTERM to all when one is gone. Where it comes while the collective's error is on its way up,
+    :class:`Terminated` takes that error's place, and knows it only as its context.
+    """
+    seen: BaseException | None = err
+    while seen is not None:
+        if isinstance(seen, RuntimeError) and is_of_communication(seen):
+            return seen
+        seen = seen.__context__ if isinstance(err, Terminated) else None
+    return None
 
 
 def raise_if_partner_lost(err: BaseException) -> None:

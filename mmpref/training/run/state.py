@@ -14,7 +14,7 @@ from mmpref.rundir.claim import Claim
 from mmpref.rundir.folder import RunDir, State
 from mmpref.rundir.locking import has_vanished
 from mmpref.rundir.train_log import TrainLog
-from mmpref.training.parallel.world import World
+from mmpref.training.parallel.world import World, partner_lost
 from mmpref.training.trainer.signals import defer_signals
 
 
@@ -67,6 +67,9 @@ def state_kept(claim: Claim, world: World, log: TrainLog) -> Iterator[RunState]:
         state.end("stopped")
         raise
     except Terminated as stop:
+        if (lost := partner_lost(stop)) is not None:
+            state.end("failed", error=f"{type(lost).__name__}: {lost}")
+            raise
         state.end("stopped")
         name = signal.Signals(stop.number).name
         message = f"stopped by {name} outside the training steps (run folder {claim.run.path}); go on with --resume"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,13 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.api import CheckpointException
 
-from mmpref.errors import CheckpointError, ConfigError, StoppedError
+from mmpref.errors import CheckpointError, ConfigError, DistributedError, StoppedError
+from mmpref.process.signals import heard
+from mmpref.recipe.loading import load_recipe
+from mmpref.rundir.claim import claim_output
+from mmpref.rundir.folder import RunDir
+from mmpref.rundir.train_log import TrainLog
 from mmpref.training.parallel import sharded
 from mmpref.training.parallel.batches import GlobalBatches, deal_by_cost
 from mmpref.training.parallel.lockstep import dummy_batches_for
 from mmpref.training.parallel.strategy import Strategy
 from mmpref.training.parallel.watchdog import watching
 from mmpref.training.parallel.world import World, is_of_communication
+from mmpref.training.run.state import state_kept
 from tests.plain_forward import build_deep, collator_for
 from tests.tiny_vlms import pair
 
@@ -132,6 +139,35 @@ def test_that_a_rank_was_stopped_because_another_failed_is_no_news(
 LOST = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:61345: Connection reset by peer"
 )
+
+
+def ended_by_sigterm(lost: bool) -> None:
+    """SIGTERM comes; if a partner is lost, while the error of its collective is on its way up."""
+    try:
+        if lost:
+            raise RuntimeError(LOST)
+    finally:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_launchers_sigterm_does_not_take_the_place_of_what_it_is_sent_for(tmp_path: Path, lost: bool) -> None:
+    claim = claim_output(load_recipe("demo_dpo", [f"output={tmp_path / 'run'}"]))
+
+    def run() -> None:
+        with World(size=2).propagate_failures(), heard(), state_kept(claim, World(), TrainLog()) as state:
+            state.create()
+            ended_by_sigterm(lost)
+
+    with pytest.raises(DistributedError if lost else StoppedError) as caught:
+        run()
+    assert ("rank 0 of 2 waited in vain for another rank" in str(caught.value)) is lost
+    assert RunDir(tmp_path / "run").manifest()["state"] == ("failed" if lost else "stopped")
+
+
+def test_the_launchers_sigterm_may_come_when_the_state_is_written_already() -> None:
+    with pytest.raises(DistributedError, match="waited in vain"), World(size=2).propagate_failures(), heard():
+        ended_by_sigterm(True)
 
 
 @pytest.mark.parametrize(
