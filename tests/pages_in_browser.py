@@ -88,8 +88,10 @@ class Watched:
         """What axe-core finds wrong for people who do not see, or do not use a mouse: one line an element."""
         from axe_playwright_python.sync_playwright import Axe
 
-        # without preload, which reads style sheets again and may not in a folder
-        found = Axe().run(self.page, options={"preload": False, "resultTypes": ["violations"]}).response["violations"]
+        # without preload, which reads style sheets again and may not in a folder; a page in a frame of this one may run
+        # no script of ours, and is looked at where it stands alone
+        options = {"preload": False, "iframes": False, "resultTypes": ["violations"]}
+        found = Axe().run(self.page, options=options).response["violations"]
         return [
             f"{rule['id']} ({rule['impact']}): {' '.join(map(str, node['target']))}: {node['html'][:160]}"
             for rule in found

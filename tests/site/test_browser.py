@@ -27,10 +27,10 @@ PAGES = [
     "search.html",
     "genindex.html",
 ]
-"""One page of every kind, and below a notebook."""
+"""One page of every kind, and below the notebooks."""
 
 
-NOTEBOOKS = [f"notebooks/{file.stem}.html" for file in sorted((DOCS / "notebooks").glob("*.ipynb"))[:1]]
+NOTEBOOKS = [f"notebooks/{file.stem}.html" for file in sorted((DOCS / "notebooks").glob("*.ipynb"))]
 LOOKED_AT = {"light": WIDTHS, "dark": WIDTHS[::2]}
 """Scheme -> the widths at which axe-core looks; the scheme changes colours only."""
 
