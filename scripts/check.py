@@ -35,15 +35,18 @@ _TYPES = "tests/model_types"  # one long file
 TIERS = {
     "quick": (["tests/unit", "tests/architecture"], _QUICK),
     "default": ([], _QUICK),
-    "model_types": ([], "model_types and not gpu"),
-    "distributed": ([], "distributed and not slow"),
     "slow": ([], "not gpu and not network"),
-    "site": ([], "site and not slow"),
-    "gpu": ([], "gpu"),
-    "oldest": (_CALLING_LIBRARIES, _ANY_VERSION),
-    "oldest_types": ([_TYPES], _ANY_VERSION),
-    "newest": ([_TYPES, *_CALLING_LIBRARIES], _ANY_VERSION),  # the long file first: one worker runs it alone
+    # the tests of one mark
+    "model_types": (None, "model_types and not gpu"),
+    "distributed": (None, "distributed and not slow"),
+    "site": (None, "site and not slow"),
+    "gpu": (None, "gpu"),
+    # those that call other libraries, in other versions of them
+    "oldest": ([*_CALLING_LIBRARIES, "--cases=2"], _ANY_VERSION),  # what an old release lacks shows in any of a sweep
+    "oldest_all": ([_TYPES, *_CALLING_LIBRARIES], _ANY_VERSION),  # the long file first: one worker runs it alone
+    "newest": ([_TYPES, *_CALLING_LIBRARIES], _ANY_VERSION),
 }
+"""Name -> the places of its tests (none: all; None: the files that have its mark), and the expression of marks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,18 +93,19 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[str, list[str]]:
     python = [sys.executable, "-m"]
     places, marks = TIERS[options.tier]
+    if places is None:
+        places = files_with(options.tier)
     tests = [*python, "pytest", "-m", marks]
     if options.tier.startswith("oldest"):
         tests += ["-W", "default"]  # what old releases of other libraries deprecate says nothing about mmpref
     if for_pytest:
-        tests += [*(places if options.tier in ("oldest", "oldest_types", "newest") else []), *for_pytest]
+        tests += [*(places if _TYPES in places or options.tier == "oldest" else []), *for_pytest]
     else:
         tests += [*places, "--durations=12", *(["--color=yes"] if sys.stdout.isatty() else [])]
         if options.workers > 1 and options.tier not in ("gpu", "distributed"):  # those have the machine to themselves
             # one worker per file: fixtures that train something are made once
             # and in the order of their names: at the end stand short ones, for which no worker waits for long
-            of_one_file = options.tier in ("model_types", "oldest_types")
-            each = ["load"] if of_one_file else ["loadfile", "--no-loadscope-reorder"]
+            each = ["load"] if options.tier == "model_types" else ["loadfile", "--no-loadscope-reorder"]
             tests += ["-n", str(options.workers), "--dist", *each]
     return {
         "format": [*python, "ruff", "format", "--check", "."],
@@ -110,6 +114,12 @@ def command_lines(options: argparse.Namespace, for_pytest: list[str]) -> dict[st
         "types": [*python, "mypy"],
         "tests": tests,
     }
+
+
+def files_with(mark: str) -> list[str]:
+    """The files that have tests of this mark: collecting all the others takes half a minute."""
+    files = (file for file in sorted((ROOT / "tests").rglob("test_*.py")) if f"mark.{mark}" in file.read_text("utf-8"))
+    return [str(file.relative_to(ROOT)) for file in files]
 
 
 def tracked() -> list[str]:

@@ -4,8 +4,8 @@
 #   bash scripts/test.sh                  the default tier
 #   bash scripts/test.sh --tier quick     another tier (see scripts/check.py --help)
 #   bash scripts/test.sh -k name          only tests; what check.py does not know goes to pytest
-#   bash scripts/test.sh --oldest         unit tests and invariants with the oldest declared versions (.venv-oldest)
-#   bash scripts/test.sh --oldest --tier oldest_types     every type of model with these versions
+#   bash scripts/test.sh --oldest         unit tests and invariants, few cases of each, with the oldest declared versions
+#   bash scripts/test.sh --oldest --tier oldest_all     all their cases, and every type of model
 #   bash scripts/test.sh --newest         the same with the newest releases of everything but torch (.venv-newest)
 #
 # Needs Python 3.11 or newer and a package registry; no GPU, no model hub.

@@ -33,6 +33,7 @@ from typing import Any
 import pytest
 
 from tests.command_tree import build_commands_once
+from tests.tiers import spread
 
 build_commands_once()
 
@@ -142,9 +143,15 @@ def no_logged_deprecation(pytestconfig: pytest.Config) -> Iterator[None]:
     assert not found, f"deprecated, and used by mmpref or by this test: {found}"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How many cases of each parametrized test run."""
+    parser.addoption("--cases", type=int, metavar="N", help="of each test at most N cases, spread over all of them")
+
+
+@pytest.hookimpl(trylast=True)  # among those that -m leaves
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without -m, slow and network tests are skipped; gpu tests always are where there is no device, unless they are
-    asked for at toy size on the CPU (MMPREF_GPU_TESTS_ON=cpu)."""
+    asked for at toy size on the CPU (MMPREF_GPU_TESTS_ON=cpu). With --cases, few of each sweep run."""
     chosen = config.option.markexpr
     gpu_reason = _why_no_gpu() if any(item.get_closest_marker("gpu") for item in items) else None
     for item in items:
@@ -154,6 +161,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow; python scripts/check.py --tier slow runs it"))
         if not chosen and item.get_closest_marker("network"):
             item.add_marker(pytest.mark.skip(reason="needs the internet; pytest -m network runs it"))
+    if (most := config.getoption("cases", None)) is not None:
+        items[:], left_out = spread(items, most)
+        config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,4 +1,4 @@
-"""Which cases of a sweep the default tier runs; the tier ``slow`` runs all of them."""
+"""Which cases of a sweep a tier runs; the tier ``slow`` runs all of them."""
 
 from __future__ import annotations
 
@@ -39,3 +39,17 @@ def checkerboard(*axes: Iterable[Any]) -> list[Any]:
         is_slow = sum(place for place, _ in combination) % 2
         found.append(pytest.param(*values, marks=[pytest.mark.slow] if is_slow else []))
     return found
+
+
+def spread(items: Iterable[pytest.Item], most: int) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """The tests to run and those to leave out, where of each test at most so many cases run: the first and the last,
+    and others evenly between them."""
+    items = list(items)
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    taken = set()
+    for own in cases.values():
+        count = min(most, len(own))
+        taken.update(own[round(place * (len(own) - 1) / max(count - 1, 1))] for place in range(count))
+    return [item for item in items if item in taken], [item for item in items if item not in taken]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from mmpref.cli.main import main
 from tests.distributed.conftest import FSDP2, Place, run_together, torchrun
 from tests.distributed.test_going_on import cut
+from tests.tiers import corners
 
 pytestmark = pytest.mark.distributed
 LORA = ("adapter={kind: lora, rank: 4}", "tune={language: lora, projector: freeze, vision: freeze}")
@@ -24,7 +25,7 @@ def entries(folder: Path) -> dict[str, torch.Tensor]:
     return {key: value for part in folder.glob("part-*.safetensors") for key, value in load_file(part).items()}
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", corners(["ddp", "fsdp2"], "fsdp2"))
 def test_two_processes_compute_each_answer_once_and_go_on_only_with_all_of_them(
     place: Place, tmp_path: Path, strategy: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,13 +8,14 @@ import pytest
 
 from mmpref.cli.main import main
 from tests.distributed.conftest import FSDP2, Place, assert_same_run, pair_rows, run_together
+from tests.tiers import corners
 
 pytestmark = pytest.mark.distributed
 ONE_BATCH, HALF = "train.per_device_train_batch_size=6", "train.per_device_train_batch_size=3"
 LORA = ("adapter={kind: lora, rank: 4}", "tune={language: lora, projector: full, vision: freeze}", "loss={name: sft}")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", corners(["ddp", "fsdp2"], "fsdp2"))
 def test_two_processes_go_on_from_an_adapter_as_one(place: Place, tmp_path: Path, strategy: str) -> None:
     start = tmp_path / "start"
     assert main(place.train(start, ONE_BATCH, *LORA, "train.learning_rate=1e-2")) == 0

@@ -17,6 +17,7 @@ import pytest
 from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.checkpoint import in_order, newest_complete
 from tests.distributed.conftest import ROOT, Place, finish, losses, torchrun
+from tests.tiers import corners
 
 pytestmark = pytest.mark.distributed
 MMPREF = [sys.executable, "-m", "mmpref"]
@@ -125,7 +126,7 @@ def test_a_broken_image_is_found_by_both_ranks_before_the_first_step(place: Plac
     assert RunDir(tmp_path / "two").manifest()["quarantined"] == 1
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", corners(["ddp", "fsdp2"], "fsdp2"))
 def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on_from_its_checkpoint(
     place: Place, tmp_path: Path, strategy: str
 ) -> None:
@@ -176,6 +177,7 @@ def test_sigterm_to_the_launcher_leaves_a_checkpoint_of_that_step(place: Place, 
     assert len(losses(run)) == int(str(newest).rpartition("-")[2])
 
 
+@pytest.mark.slow
 def test_a_hang_up_of_the_launcher_leaves_a_checkpoint_and_no_process(place: Place, tmp_path: Path) -> None:
     """Loader workers too, whom the launcher signals with their ranks."""
     run = tmp_path / "run"
@@ -189,6 +191,7 @@ def test_a_hang_up_of_the_launcher_leaves_a_checkpoint_and_no_process(place: Pla
     assert "stopped by SIGHUP at step " in last
 
 
+@pytest.mark.slow
 def test_under_nohup_a_hang_up_of_all_processes_stops_none(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with started(["nohup", *launched(place, run, *LONG)], run) as process:

@@ -12,6 +12,7 @@ import torch
 from mmpref.cli.main import main
 from mmpref.training.trainer.checkpoint import in_order
 from tests.distributed.conftest import FSDP2, Place, losses, run_together, torchrun, weights
+from tests.tiers import corners
 
 pytestmark = pytest.mark.distributed
 COMMON = ("train.num_train_epochs=2", "train.save_steps=2", "train.save_total_limit=null")
@@ -39,7 +40,7 @@ def cut(run: Path, kept: int) -> None:
     manifest.write_text(manifest.read_text(encoding="utf-8").replace('"complete"', '"running"'), encoding="utf-8")
 
 
-@pytest.mark.parametrize("first", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("first", corners(["ddp", "fsdp2"], "fsdp2"))
 def test_two_processes_go_on_where_they_stopped_and_so_does_one_alone(
     place: Place, whole: Path, tmp_path: Path, first: str
 ) -> None:

@@ -10,6 +10,7 @@ from mmpref.cli.main import main
 from mmpref.rundir.folder import RunDir
 from mmpref.training.trainer.pair_log import read_pair_log
 from tests.distributed.conftest import FSDP2, Place, assert_same_run, run_together
+from tests.tiers import corners
 
 pytestmark = pytest.mark.distributed
 LORA = ("adapter={kind: lora, rank: 4}", "tune={language: lora, projector: freeze, vision: freeze}")
@@ -30,7 +31,7 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", corners(["ddp", "fsdp2"], "fsdp2"))
 def test_two_processes_train_as_one(place: Place, tmp_path: Path, strategy: str) -> None:
     lines = []
     for number, (pairs, changes) in enumerate(CASES.values()):

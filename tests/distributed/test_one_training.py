@@ -23,6 +23,7 @@ def refused(place: Place, run: Path, *way: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_second_training_is_refused_as_long_as_any_rank_of_the_first_lives(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"

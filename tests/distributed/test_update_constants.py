@@ -10,6 +10,7 @@ import pytest
 
 from mmpref.cli.main import main
 from tests.distributed.conftest import FSDP2, Place, assert_same_run, logged, run_together
+from tests.tiers import corners
 
 pytestmark = pytest.mark.distributed
 SHIFT = ("loss.anchor={chosen: 0.3, rejected: 0.3, delta: running}", "train.learning_rate=3e-4")
@@ -54,7 +55,7 @@ def singles(place: Place, liked: str, tmp_path_factory: pytest.TempPathFactory) 
     return root
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", corners(["ddp", "fsdp2"], "fsdp2"))
 def test_two_processes_have_the_constants_of_one(
     place: Place, liked: str, singles: Path, tmp_path: Path, strategy: str
 ) -> None:

@@ -70,7 +70,7 @@ def changed(models: Path, name: str, to: Path, **keys: Any) -> Path:
     ("name", "value"),
     corners(
         product(("text", "llava", "idefics3"), ("as it is", True, False)),
-        ("text", "as it is"), ("text", False), ("llava", True), ("idefics3", False),
+        ("text", "as it is"), ("llava", True), ("idefics3", False),
     ),
 )  # fmt: skip
 def test_the_saved_model_uses_a_cache_where_its_base_does(

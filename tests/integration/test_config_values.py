@@ -25,6 +25,7 @@ from mmpref.recipe.sections import Recipe
 from tests.forked_commands import ForkedCommands
 from tests.model_types.causal import write_causal
 from tests.small_files import write_small_files
+from tests.tiers import checkerboard
 from tests.tiny_others import write_llava_next_video, write_mllama, write_pixtral, write_video_llava
 from tests.tiny_vlms import TINY, build, build_model
 
@@ -267,7 +268,7 @@ def test_a_quantised_model_that_lacks_a_layer_is_refused(whole: Path, tmp_path: 
 # ---- plans --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*TINY, *OTHERS])
+@pytest.mark.parametrize("name", checkerboard([*TINY, *OTHERS]))
 def test_every_family_has_a_plan(tmp_path: Path, name: str) -> None:
     folder = OTHERS[name](tmp_path / "model") if name in OTHERS else build(name, tmp_path / "model")
     plan = planned(folder)

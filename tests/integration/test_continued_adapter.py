@@ -104,6 +104,7 @@ def test_what_config_prints_of_a_start_adapter_trains(
     assert recipe.train.learning_rates.model_dump() == {"vision": 1e-5, "projector": 1e-4, "language": None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "attention"),
     corners(product(("llava", "qwen2_5_vl"), ("shared_prefix", "plain")), ("qwen2_5_vl", "shared_prefix")),
@@ -163,6 +164,7 @@ def test_qlora_goes_on_resumes_exactly_and_is_merged(
     assert "belongs to another run: adapter.files" in said(capsys)
 
 
+@pytest.mark.slow
 def test_a_cache_of_another_start_adapter_is_refused(
     place: Place, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

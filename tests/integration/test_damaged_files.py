@@ -17,6 +17,7 @@ import pytest
 from tests.damage import HOSTILE, ODD_VALUES, damaged
 from tests.forked_commands import USUAL, Ended, ForkedCommands
 from tests.small_files import write_small_files
+from tests.tiers import corners
 from tests.tiny_vlms import build
 from tests.unit.report.folders import demo_like, write_pairs
 
@@ -244,6 +245,7 @@ def test_damaged_files_are_one_line(tried: Tried) -> None:
     assert tried.refused > 3, "a damage is often seen"
 
 
+@pytest.mark.slow
 def test_a_file_that_is_something_else_altogether_is_one_line(tried: Tried) -> None:
     names = list(HOSTILE)
     for place, read in enumerate(READ):
@@ -266,7 +268,7 @@ def test_values_that_are_none_are_one_line(run: ForkedCommands, whole: Path) -> 
     assert found == []
 
 
-@pytest.mark.parametrize("schema", ["numbers", "structs", "no columns", "binary"])
+@pytest.mark.parametrize("schema", corners(["numbers", "structs", "no columns", "binary"], "no columns"))
 def test_pair_statistics_of_another_schema_are_left_out(schema: str, tried: Tried) -> None:
     tables = {
         "numbers": pa.table({"step": [1, 2], "pair_id": [1.5, 2.5]}),

@@ -164,6 +164,7 @@ def test_a_report_of_any_runs_can_be_made_again(demo: Path, tmp_path: Path) -> N
     assert "AdaDPO".lower() in (tmp_path / "p.html").read_text(encoding="utf-8").lower()
 
 
+@pytest.mark.slow
 def test_the_demo_runs_again_over_an_earlier_one_and_refuses_any_other_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ def test_the_machine_is_told_line_by_line(capsys: pytest.CaptureFixture[str]) ->
         assert name in out
 
 
+@pytest.mark.slow
 def test_a_broken_torchvision_is_named_and_does_not_end_the_answer(tmp_path: Path) -> None:
     package = tmp_path / "torchvision"
     package.mkdir()

@@ -46,7 +46,7 @@ def arguments(recipe: str, place: Place, pairs: Path, model: Path, output: Path,
 
 @pytest.mark.parametrize(
     "family",
-    [name if name in ("llava", "qwen2_5_vl") else pytest.param(name, marks=pytest.mark.slow) for name in VISION],
+    [name if name == "qwen2_5_vl" else pytest.param(name, marks=pytest.mark.slow) for name in VISION],
 )
 def test_a_resumed_full_fine_tuning_ends_with_the_bits_of_an_uninterrupted_one(
     place: Place, pairs: Path, models: Path, tmp_path: Path, family: str

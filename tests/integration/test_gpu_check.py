@@ -27,6 +27,7 @@ from gpu_parts.case import Case, Context, Row, run_cases  # noqa: E402
 from gpu_parts.results import without_folders  # noqa: E402
 
 from tests.dry_runs import dry_run  # noqa: E402
+from tests.tiers import corners  # noqa: E402
 
 
 def check(*options: str) -> subprocess.CompletedProcess[str]:
@@ -208,6 +209,7 @@ def test_no_time_is_refused(minutes: str, tmp_path: Path) -> None:
     assert "--minutes" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_be_loaded_says_why_in_the_results(tmp_path: Path) -> None:
     """As a library does that another one needs and is not there."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
@@ -254,6 +256,7 @@ def wait_for_part(process: subprocess.Popen[str], part: str) -> int:
     raise AssertionError(f"it ended before {part} began")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes through /proc")
 def test_a_part_that_is_killed_does_not_take_the_others_along(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
@@ -270,7 +273,7 @@ def test_a_part_that_is_killed_does_not_take_the_others_along(tmp_path: Path) ->
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes through /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", corners([signal.SIGINT, signal.SIGTERM], signal.SIGTERM))
 def test_a_run_that_is_stopped_leaves_whole_results_and_no_process(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out.json"
     command = [sys.executable, str(SCRIPT), "--dry-run", "--out", str(out), "--parts", "kernels", "heads"]
@@ -306,7 +309,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes through /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", corners([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_a_run_that_is_stopped_while_it_starts_a_part_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     code = STOPPED_AS_A_PART_BEGINS.replace("NUMBER", str(int(number)))
     command = [sys.executable, "-c", code, str(SCRIPT), "--dry-run", "--out", str(tmp_path / "out.json")]
@@ -389,6 +392,7 @@ def test_a_test_that_takes_the_process_along_is_no_success(tmp_path: Path, monke
     assert rest["failed"].startswith("pytest ended with -6")
 
 
+@pytest.mark.slow
 def test_tests_whose_processes_live_on_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeper = "import subprocess, sys; one = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
     write_tests(tmp_path, f"def test_leaves():\n    {sleeper}\n    open('pid', 'w').write(str(one.pid))")

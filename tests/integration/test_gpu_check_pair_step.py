@@ -82,6 +82,7 @@ def context(tmp_path: Path) -> Context:
     )
 
 
+@pytest.mark.slow
 def test_without_trl_ours_is_measured_alone_and_can_be_planned(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +103,7 @@ def test_without_trl_ours_is_measured_alone_and_can_be_planned(
     assert made.memory.tokens == sides.ours.collator(pairs).num_tokens
 
 
+@pytest.mark.slow
 def test_a_trl_that_cannot_be_run_is_a_note_and_ours_is_measured(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,7 @@ def test_the_search_keeps_to_its_tries_its_time_and_its_limit() -> None:
     assert len(find_largest(lambda size: size <= 300, 100, limit=1000, tries=9, seconds=0.0).tries) == 1
 
 
+@pytest.mark.slow
 def test_updates_of_a_real_trainer_find_where_memory_runs_out_and_leave_nothing(tmp_path: Path) -> None:
     """Memory that runs out is the model's own raising of torch's error; all else is the run."""
     most, seen, kept = 150, [], []

@@ -63,7 +63,7 @@ def killed_and_resumed(place: Place, root: Path, model: str, number: int, draw: 
     raise AssertionError(f"change {number}: not at its end")
 
 
-@pytest.mark.parametrize("part", corners([0.3, 0.85, 1.0], 0.3, 0.85))
+@pytest.mark.parametrize("part", corners([0.3, 0.85, 1.0], 0.85))
 def test_a_run_killed_at_a_change_of_the_disk_goes_on_to_the_same_end(
     place: Place, whole: Whole, tmp_path_factory: pytest.TempPathFactory, part: float
 ) -> None:

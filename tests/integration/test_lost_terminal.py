@@ -69,6 +69,7 @@ class Terminal:
         return begun
 
 
+@pytest.mark.slow
 def test_a_hang_up_of_the_terminal_leaves_a_checkpoint_and_the_whole_log(place: Place, tmp_path: Path) -> None:
     run, terminal = RunDir(tmp_path / "run"), Terminal()
     process = terminal.start([*MMPREF, *place.training("demo_dpo", run.path, *LONG)])
@@ -86,6 +87,7 @@ def test_a_hang_up_of_the_terminal_leaves_a_checkpoint_and_the_whole_log(place: 
     assert f"stopped by SIGHUP at step {checkpoint.name.removeprefix('step-')} of 100000, with a checkpoint" in last
 
 
+@pytest.mark.slow
 def test_a_run_without_a_terminal_has_plain_losses_and_one_whose_reader_left_goes_on(
     place: Place, tmp_path: Path
 ) -> None:

@@ -51,8 +51,10 @@ def answers(loaded: Any) -> torch.Tensor:
 @pytest.mark.parametrize(("family", "adapter", "changes"), [
     ("llava", "{kind: lora, rank: 4, alpha: 8}", ["tune={vision: lora, projector: full, language: lora}"]),
     ("qwen2_5_vl", "{kind: qlora, rank: 4, alpha: 8}", []),
-    ("qwen3_vl", "{kind: lora, rank: 4, alpha: 8, use_dora: true, use_rslora: true}", []),
-    ("llava", "{kind: lora, rank: 4, alpha: 8, init: pissa}", []),
+    pytest.param(
+        "qwen3_vl", "{kind: lora, rank: 4, alpha: 8, use_dora: true, use_rslora: true}", [], marks=pytest.mark.slow
+    ),
+    pytest.param("llava", "{kind: lora, rank: 4, alpha: 8, init: pissa}", [], marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_the_merged_folder_is_a_plain_model_that_answers_as_the_adapter_did(
     place: Place, models: Path, tmp_path: Path, family: str, adapter: str, changes: list[str]

@@ -25,6 +25,7 @@ from mmpref.models.logps.pair_logps import pair_logps
 from mmpref.processing import EncodeError, LayoutName, PairCollator, PairEncoder
 from tests.broken_folders import TEMPLATES, Broken, ways
 from tests.integration.conftest import Place
+from tests.tiers import corners
 from tests.tiny_others import write_llava_next_video, write_mllama, write_pixtral, write_video_llava
 from tests.tiny_vlms import build, draw, pair
 
@@ -141,7 +142,7 @@ def test_commands_say_it_in_one_line(whole: Path, place: Place, tmp_path: Path) 
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("text", ["larger text", "doubling", pytest.param("list in itself", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("text", corners(["larger text", "doubling", "list in itself"], "doubling"))
 def test_a_template_that_takes_too_much_stops_every_command(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:

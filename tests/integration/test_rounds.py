@@ -101,6 +101,7 @@ def test_a_round_s_folder_is_complete_in_itself(one: tuple[Path, list[str]]) -> 
     assert (out / "recipe.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_round_are_those_that_make_it_by_hand(
     one: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def test_a_frame_that_is_another_file_stops_a_resume(tmp_path: Path, capfd: pyte
     assert "0-0-1.png" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", corners(["qwen2_5_vl", "llava_onevision"], "qwen2_5_vl"))
 def test_a_cached_reference_and_other_batches_train_alike(name: str, tmp_path: Path) -> None:
     """Also with rows in parts (``row_tokens``), kept pixels and the plain layout: the same update each time."""
@@ -198,6 +199,7 @@ def test_files_train_with_the_tokens_that_were_planned(tmp_path: Path, capfd: py
     assert [one.prompt.video_frames for one in encoded] == [(4,), (4,), (8,), (4,)]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_with_its_drift_on_videos_and_the_doctor_shows_one(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

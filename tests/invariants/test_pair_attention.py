@@ -18,6 +18,7 @@ from mmpref.models.logps.shared_prefix_attention import implementation, text_con
 from mmpref.processing import PairBatch
 from tests.plain_forward import SHARING, all_rows, answers_of, build_deep, by_hand, collator_for, stock_twin, worst
 from tests.recomputing import recompute
+from tests.tiers import checkerboard
 from tests.tiny_vlms import pair
 
 
@@ -39,7 +40,7 @@ def with_attention(name: str, attention: str) -> LoadedModel:
     return loaded
 
 
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name", checkerboard(SHARING))
 def test_eager_attention_takes_a_mask_and_gives_the_same(name: str) -> None:
     loaded = with_attention(name, "eager")
     assert choose_layout(loaded.model, loaded.family).name == "shared_prefix"

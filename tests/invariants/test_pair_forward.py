@@ -29,6 +29,7 @@ from tests.plain_forward import (
     stock_twin,
     worst,
 )
+from tests.tiers import checkerboard
 from tests.tiny_vlms import refs
 
 VISION = tuple(name for name in SHARING if name != "text")
@@ -54,8 +55,7 @@ def logps(model: Any, batch: PairBatch) -> list[torch.Tensor]:
 # ---- log-probs ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize(("name", "layout"), checkerboard(SHARING, ("shared_prefix", "plain")))
 def test_every_token_equals_the_stock_model_over_each_sequence_alone(name: str, layout: LayoutName) -> None:
     loaded = deep(name)
     batch = collator_for(loaded, layout)(all_rows(name))

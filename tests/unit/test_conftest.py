@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiers import spread
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,6 +42,7 @@ def test_what_the_surroundings_say_does_not_reach_what_is_tested(name: str) -> N
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_gpu_tests_are_skipped_without_a_device(tmp_path: Path) -> None:
     """That they run on a CPU where that is asked for is seen by the dry run of ``gpu_check.py``."""
     (tmp_path / "test_x.py").write_text("import pytest\n@pytest.mark.gpu\ndef test_x(): raise AssertionError\n")
@@ -49,3 +52,17 @@ def test_gpu_tests_are_skipped_without_a_device(tmp_path: Path) -> None:
     command += ["-c", "pyproject.toml", "-n", "0", "-W", "default"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, cwd=ROOT)
     assert "1 skipped" in done.stdout, done.stdout[-2000:]
+
+
+def test_few_cases_are_the_ends_of_a_sweep_and_what_lies_evenly_between() -> None:
+    class Case:
+        def __init__(self, nodeid: str) -> None:
+            self.nodeid = nodeid
+
+    items = [*(Case(f"a.py::test_a[{name}]") for name in "pqrst"), Case("a.py::test_b"), Case("b.py::test_a[x[1]]")]
+    for most, names in ((1, "p"), (2, "pt"), (3, "prt"), (9, "pqrst")):
+        taken, left_out = spread(items, most)
+        assert [one.nodeid for one in taken] == [
+            *(f"a.py::test_a[{name}]" for name in names), "a.py::test_b", "b.py::test_a[x[1]]",
+        ]  # fmt: skip
+        assert sorted(map(id, taken + left_out)) == sorted(map(id, items))

@@ -14,6 +14,7 @@ from mmpref.judging import Prices
 from mmpref.judging.cost import Spent, tokens_of
 from mmpref.judging.fence import UnusableReplyError, harmless, read_reply
 from tests.chat_server import ChatServer, whole_reply
+from tests.tiers import checkerboard, corners
 from tests.unit.evals.test_judge import (
     HALBENCH_ROWS,
     HALLUSION_ROWS,
@@ -162,7 +163,7 @@ USAGES = {
 }
 
 
-@pytest.mark.parametrize("name", USAGES)
+@pytest.mark.parametrize("name", checkerboard(USAGES))
 def test_a_server_that_counts_nothing_still_reaches_the_limit(tmp_path, name):
     def uncounted(request):
         return whole_reply(rates(request), "judge") | {"usage": USAGES[name]}
@@ -254,7 +255,7 @@ def test_a_verdict_in_which_a_name_stands_twice_is_none(reply):
 # --- two at once ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shared", ["out", "cache"])
+@pytest.mark.parametrize("shared", corners(["out", "cache"], "cache"))
 def test_a_second_judge_of_one_file_is_refused_and_told_who_has_it(tmp_path, shared):
     asked, go = threading.Event(), threading.Event()
 

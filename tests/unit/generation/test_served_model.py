@@ -11,6 +11,7 @@ from mmpref.generation.api_server import Server
 from mmpref.generation.chat_api import ChatClient
 from mmpref.records import EvalSample, user_turn
 from tests.chat_server import ChatServer, whole_reply
+from tests.tiers import checkerboard
 from tests.unit.generation.test_server import images, run, saved, yes_or_no
 
 __all__ = ["images"]
@@ -48,7 +49,9 @@ def stopped_half_way(out, server, images):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("root", "/models/b"), ("parent", "m0"), ("created", 1_600_000_001), ("sha", "b"), ("meta", {"n_params": 2})],
+    checkerboard(
+        [("root", "/models/b"), ("parent", "m0"), ("created", 1_600_000_001), ("sha", "b"), ("meta", {"n_params": 2})]
+    ),
 )
 def test_an_evaluation_is_not_taken_up_with_another_model_of_the_same_name(tmp_path, images, field, value):
     before = {"created": 1_600_000_000, "sha": "a", "meta": {"n_params": 1}}

@@ -15,6 +15,7 @@ from mmpref.data.pair_writing import pair_to_row
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import RowError
 from mmpref.records import ImageRef, Message, Part, PreferencePair
+from tests.tiers import checkerboard
 from tests.unit.data.formats.test_formats import ROWS
 
 TARGETS = [name for name, found in FORMATS.items() if found.from_canonical is not None and found.holds != "labels"]
@@ -156,7 +157,7 @@ JUNK = st.one_of(
 )
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", checkerboard(FORMATS))
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_damaged_row_gives_pairs_or_a_reason_and_nothing_else(name: str, data: st.DataObject) -> None:

@@ -15,6 +15,7 @@ from mmpref.evals.files.rows import Saved, load_answers, pair_by_id
 from mmpref.evals.scoring import benchmark_named
 from mmpref.records import EvalSample, user_turn
 from mmpref.statistics import Ratio
+from tests.tiers import checkerboard
 from tests.unit.evals.cases import NAMES, arguments, load
 
 PROTOCOLS = [(name, protocol) for name in NAMES for protocol in BENCHMARKS[name].protocols]
@@ -29,7 +30,7 @@ def run(name, tmp_path, protocol="mmpref", answers=None, **more):
     )
 
 
-@pytest.mark.parametrize(("name", "protocol"), PROTOCOLS)
+@pytest.mark.parametrize(("name", "protocol"), checkerboard(PROTOCOLS))
 def test_the_order_of_answers_changes_nothing(name, protocol, tmp_path):
     _, answers, _ = arguments(name, tmp_path / "a")
     shuffled = random.Random(name).sample(answers, len(answers))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals import compare, load_samples, score
+from tests.tiers import checkerboard
 
 PROTOCOLS = ("mmpref", "official", "lmms_eval", "vlmevalkit")
 TEXTS = [
@@ -339,8 +340,7 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("protocol", ["official", "lmms_eval", "vlmevalkit"])
+@pytest.mark.parametrize(("file", "protocol"), checkerboard(FILES, ("official", "lmms_eval", "vlmevalkit")))
 def test_every_number_equals_the_tool_on_whole_public_files(bench_data, file, protocol):
     path = bench_data / "pope" / file
     samples = load_samples("pope", path)

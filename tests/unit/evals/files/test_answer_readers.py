@@ -368,7 +368,7 @@ def test_our_own_answers_know_what_they_were_asked(tmp_path):
         assert score("pope", questions, file).n == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", checkerboard(NAMES))
 def test_half_an_emoji_in_an_answer_stops_nothing(name, tmp_path):
     """What a server leaves of an answer that it cut in the middle of one; JSON can say it, UTF-8 cannot."""
     questions, answers, options = arguments(name, tmp_path)

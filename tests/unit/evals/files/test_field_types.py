@@ -12,6 +12,7 @@ import pytest
 
 from mmpref.errors import MMPrefError
 from mmpref.evals import load_samples, score
+from tests.tiers import checkerboard
 from tests.unit.evals.cases import NAMES, amber_folder, arguments, load
 
 ODD: tuple[Any, ...] = (
@@ -102,7 +103,7 @@ def faults(name: str, folder: Path, odd_at: Any) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", checkerboard(NAMES))
 def test_a_field_of_another_type_is_one_line_or_does_not_matter(name: str, tmp_path: Path) -> None:
     assert faults(name, tmp_path, lambda number: [ODD[number % len(ODD)], ODD[(number + 5) % len(ODD)]]) == []
 

@@ -81,7 +81,9 @@ def test_questions_are_not_asked_without_the_tools_either() -> None:
         made(LOSES["only in the end"][0]).encode("p", QUESTION, (), template_kwargs={"tools": TOOLS})
 
 
-@pytest.mark.parametrize("messages", [QUESTION, SYSTEM, MULTI], ids=["one", "system", "several"])
+@pytest.mark.parametrize("messages", [
+    QUESTION, pytest.param(SYSTEM, marks=pytest.mark.slow), pytest.param(MULTI, marks=pytest.mark.slow),
+], ids=["one", "system", "several"])  # fmt: skip
 def test_templates_of_trl_that_read_tools_write_them(messages: tuple[Message, ...]) -> None:
     count = 0
     for name in trl_templates():

@@ -22,6 +22,7 @@ from mmpref.processing import layout as layout_module
 from mmpref.training.trainer.preflight import preflight, run_checks
 from mmpref.training.trainer.start_check import Check
 from tests.plain_forward import SEE_VIDEOS, SHARING, all_rows, build_deep, collator_for, stir, video_rows
+from tests.tiers import checkerboard
 from tests.tiny_vlms import TINY, pair
 
 LORA = (Tuning(language="lora"), AdapterSettings(rank=4))
@@ -381,7 +382,7 @@ def test_dropout_of_the_adapter_was_asked_for_and_moves_a_trained_one_only() -> 
     assert "0 nats per token; adapter.dropout 0.4 moves the policy by up to " in found.detail
 
 
-@pytest.mark.parametrize("name", list(TINY))
+@pytest.mark.parametrize("name", checkerboard(TINY))
 def test_without_dropout_every_margin_starts_at_0(name: str) -> None:
     found = told_of_reference(fresh(name))
     assert found.detail.endswith(", so every margin starts at 0")
