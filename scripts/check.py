@@ -37,7 +37,7 @@ TIERS = {
     "default": ([], _QUICK),
     "slow": ([], "not gpu and not network"),
     # the tests of one mark
-    "model_types": (None, "model_types and not gpu"),
+    "model_types": (None, "model_types and not gpu and not slow"),
     "distributed": (None, "distributed and not slow"),
     "site": (None, "site and not slow"),
     "gpu": (None, "gpu"),

@@ -14,14 +14,17 @@ from tests.model_types.causal import TEXT_TYPES
 from tests.model_types.measure import measure
 from tests.model_types.registry import CAUSAL_TYPES, IMAGE_TYPES, NOT_BUILT, WRITERS
 from tests.model_types.table import read_table
+from tests.tiers import corners
 
 pytestmark = pytest.mark.model_types
 
 TABLE = read_table()
 IS_OF_THE_TABLE = TABLE.version == transformers.__version__
+QUICK = set(WRITERS) - TEXT_TYPES | set(sorted(TEXT_TYPES & set(WRITERS))[::4]) | {"llama", "qwen2", "qwen3"}
+"""Every type that sees images. Of those for text alone, which share a code path, a few."""
 
 
-@pytest.mark.parametrize("name", sorted(WRITERS))
+@pytest.mark.parametrize("name", corners(sorted(WRITERS), *QUICK))
 def test_a_type_is_right_or_refused_in_one_line(name: str, tmp_path: Path) -> None:
     outcome = measure(WRITERS[name], tmp_path / "model")
     said = TABLE.states.get(name)
