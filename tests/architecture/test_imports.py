@@ -320,6 +320,12 @@ def nodes(tree: ast.AST, *, types: bool) -> Iterator[ast.AST]:
 
 
 @functools.cache
+def parsed(path: Path) -> ast.Module:
+    """A file of the package, which several tests look at."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(path: Path, *, types: bool = True) -> tuple[tuple[str, ...], ...]:
     """Every module that a file imports, anywhere in it, as full dotted names; names of a from-import are added."""
     return tuple(_imports(path, types=types))
@@ -327,7 +333,7 @@ def imports(path: Path, *, types: bool = True) -> tuple[tuple[str, ...], ...]:
 
 def _imports(path: Path, *, types: bool) -> Iterator[tuple[str, ...]]:
     package = ("mmpref", *path.relative_to(PACKAGE).parts[:-1])
-    for node in nodes(ast.parse(path.read_text(encoding="utf-8")), types=types):
+    for node in nodes(parsed(path), types=types):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield tuple(alias.name.split("."))
@@ -443,7 +449,7 @@ def test_auto_classes_are_used_in_one_file() -> None:
     users = set()
     for path in MODULES:
         by_import = any(name[0] == "transformers" and re.match(r"Auto[A-Z]", name[-1]) for name in imports(path))
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         by_attribute = any(
             isinstance(node, ast.Attribute) and re.match(r"Auto[A-Z]", node.attr) for node in ast.walk(tree)
         )
@@ -480,7 +486,7 @@ def root_name(node: ast.expr) -> str:
 @pytest.mark.parametrize("path", [path for path in MODULES if path.stem != "__main__"], ids=place)
 def test_an_import_registers_nothing_and_changes_no_other_module(path: Path) -> None:
     """Such as ``atexit.register(...)`` or ``warnings.showwarning = ...``: that belongs into what a command calls."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     own = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     own |= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     found = []

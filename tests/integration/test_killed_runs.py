@@ -176,7 +176,7 @@ POINTS: dict[str, tuple[tuple[str, ...], Callable[[], None]]] = {
 
 QUICK = (
     "log line torn, behind a checkpoint", "between the checkpoint's weights and its logs",
-    "between the last checkpoint and the last evaluation", "final save: all but the state",
+    "final save: all but the state",
 )  # fmt: skip
 
 

@@ -270,10 +270,10 @@ def test_a_run_that_goes_on_from_the_checkpoint_behind_a_bad_update_is_the_same(
 @pytest.mark.parametrize(("bad", "skip", "stops"), [
     ({3: "loss", 6: "gradient"}, 1, 3),  # one after the other: the second stops the run
     ({3: "loss", 5: "refused"}, 1, 3),  # the second is known on the host before the first was read
-    ({3: "refused", 6: "gradient"}, 1, 3),
-    ({3: "refused", 6: "gradient", 7: "loss"}, 3, None),
+    pytest.param({3: "refused", 6: "gradient"}, 1, 3, marks=pytest.mark.slow),
+    pytest.param({3: "refused", 6: "gradient", 7: "loss"}, 3, None, marks=pytest.mark.slow),
     ({1: "loss", 3: "gradient", 5: "loss", 8: "loss"}, 3, 4),
-    ({1: "refused", 2: "loss", 5: "gradient"}, 1, 3),
+    pytest.param({1: "refused", 2: "loss", 5: "gradient"}, 1, 3, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_bad_updates_are_counted_in_their_order(
     both: Callable[..., Seen], bad: Bad, skip: int, stops: int | None

@@ -77,6 +77,7 @@ def content(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_folder_is_refused_three_ways_and_the_first_ends_as_if_alone(
     place: Place, tmp_path: Path
 ) -> None:

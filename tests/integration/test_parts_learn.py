@@ -118,7 +118,7 @@ def test_a_part_that_sees_images_is_not_trained_on_text(
     ],
     ids=["lora", "full"],
 )
-@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+@pytest.mark.parametrize("family", corners(["llava", "qwen3_vl"], "qwen3_vl"))
 def test_train_doctor_and_plan_tell_the_same_numbers_of_each_part(
     place: Place, rows: Path, models: Path, tmp_path: Path, family: str, tune: tuple[str, ...],
     capsys: pytest.CaptureFixture[str],

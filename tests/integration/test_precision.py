@@ -50,6 +50,7 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in RunDir(run).metrics_file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_ten_steps_at_6e_6_change_most_weights_by_default_and_next_to_none_in_bfloat16(
     place: Place, half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,7 +27,7 @@ from mmpref.recipe.sections import Recipe
 from mmpref.training.parallel.strategy import STRATEGIES, refuse_what_cannot_shard
 from mmpref.training.run.setup import _load_model
 from mmpref.training.run.start_adapter import with_start_adapter
-from tests.tiers import corners
+from tests.tiers import checkerboard, corners
 from tests.tiny_vlms import build
 
 KINDS: tuple[AskedKind, ...] = get_args(AskedKind)
@@ -112,7 +112,7 @@ def bytes_of_copy(reference: ReferencePolicy, policy: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in own)
 
 
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start", checkerboard(STARTS))
 def test_the_recipe_says_what_the_model_s_set_up_does(root: Path, start: str) -> None:
     for asked in KINDS:
         recipe, expected = recipe_of(root, start, f"reference.kind={asked}"), STARTS[start][1].get(asked)

@@ -234,6 +234,7 @@ def test_sigterm_while_the_final_evaluation_runs_leaves_a_checkpoint_and_an_hone
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_sigterm_while_the_model_loads_sets_the_state_to_stopped(place: Place, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(

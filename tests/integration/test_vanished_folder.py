@@ -64,7 +64,7 @@ def its_parent_moved(run: Path) -> Path:
 
 
 @pytest.mark.parametrize(("vanish", "step", "save"), [
-    (deleted, 1, "train.save_steps=1"), (moved, 1, "train.save_steps=2"),
+    pytest.param(deleted, 1, "train.save_steps=1", marks=pytest.mark.slow), (moved, 1, "train.save_steps=2"),
     pytest.param(deleted_and_taken, 2, "train.save_steps=null", marks=pytest.mark.slow),
     pytest.param(its_parent_moved, 2, "train.save_steps=1", marks=pytest.mark.slow),
 ], ids=lambda given: getattr(given, "__name__", str(given)))  # fmt: skip

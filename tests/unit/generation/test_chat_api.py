@@ -10,6 +10,7 @@ from mmpref.generation.api_server import Server
 from mmpref.generation.chat_api import ChatClient
 from mmpref.generation.concurrency import ItemFailed, in_parallel
 from tests.chat_server import ChatServer, whole_reply
+from tests.tiers import corners
 
 KEY = "sk-very-secret-0123456789"
 
@@ -61,7 +62,7 @@ def test_what_may_pass_is_tried_again(serve, fault):
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize("fault", ["hang", "trickle"])
+@pytest.mark.parametrize("fault", corners(["hang", "trickle"], "trickle"))
 def test_a_reply_that_does_not_come_is_waited_for_once_more_and_not_for_ever(serve, fault):
     server = serve(faults={1: fault})
     assert ask(server, timeout=3).text == "hi"

@@ -20,6 +20,7 @@ from mmpref.processing import FAMILIES, family_of
 from mmpref.processing.positions import Grid, continued, in_sequence, multimodal
 from tests.model_types.registry import WRITERS
 from tests.releases import COUNTS_WHOLE_SECONDS
+from tests.tiers import checkerboard
 from tests.tiny_vlms import TINY, build_model
 
 IN_PLANES = sorted(name for row in FAMILIES if row.mrope for name in row.model_types if name in TYPES)
@@ -50,7 +51,7 @@ def model_of(name: str) -> Any:
         return getattr(tf, TYPES[name])._from_config(CONFIG_MAPPING[name]())
 
 
-@pytest.mark.parametrize("name", IN_PLANES)
+@pytest.mark.parametrize("name", checkerboard(IN_PLANES))
 @settings(max_examples=60, deadline=None)
 @given(layout=LAYOUT, answer=st.integers(1, 5))
 def test_they_equal_what_transformers_counts_for_any_grids(name: str, layout: Layout, answer: int) -> None:

@@ -17,6 +17,7 @@ from mmpref.data.pair_source import PairSource
 from mmpref.data.pairs import pair_from_row
 from mmpref.data.quarantine import Quarantine, RowError
 from mmpref.data.reading.rows import RowSource, SourceRow
+from tests.tiers import checkerboard
 from tests.unit.data.formats.test_formats import ROWS, Row
 from tests.unit.data.formats.test_variants import VARIANTS
 
@@ -58,7 +59,7 @@ def damaged(row: Row, seed: int) -> Row:
     return found
 
 
-@pytest.mark.parametrize("name", SEEDS)
+@pytest.mark.parametrize("name", checkerboard(SEEDS))
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_every_damaged_row_is_pairs_or_in_quarantine(name: str, seed: int) -> None:

@@ -17,6 +17,7 @@ from pyarrow import parquet
 from mmpref.data.commands.check import check
 from mmpref.data.opening import open_pairs
 from mmpref.errors import DataError
+from tests.tiers import corners
 
 PROMPT = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
 ROWS: list[dict[str, Any]] = [
@@ -68,7 +69,7 @@ def damaged(data: bytes, kind: str, seed: int) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", corners(KINDS, "jsonl", "parquet"))
 @settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

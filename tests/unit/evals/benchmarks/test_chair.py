@@ -5,6 +5,7 @@ import pytest
 from mmpref.errors import ConfigError, DataError
 from mmpref.evals import compare, load_samples, score
 from mmpref.evals.text.singular import singular, singular_as_pattern
+from tests.tiers import checkerboard
 
 LIST = [
     "person, girl, man, woman, people, child, baby, passenger, adult",
@@ -251,8 +252,7 @@ PUBLISHED = {  # POPE paper's CHAIR table: chair_i, chair_s in percent, one deci
 }
 
 
-@pytest.mark.parametrize("protocol", ["mmpref", "official"])
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(("name", "protocol"), checkerboard(PUBLISHED, ("mmpref", "official")))
 def test_published_numbers_on_real_captions(bench_data, name, protocol):
     folder = bench_data / "chair"
     found = score(

@@ -17,6 +17,7 @@ from mmpref.models.logps.image_inputs import _of_grids, as_lists, image_inputs
 from mmpref.models.logps.right_padding import padded_on_the_right, without_right_padding
 from mmpref.processing import PairBatch, PairCollator, PairEncoder
 from tests.plain_forward import SEE_VIDEOS, build_deep, collator_for, gradient, relative, video_rows
+from tests.tiers import checkerboard
 from tests.tiny_vlms import build_model, draw, pair
 
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -63,8 +64,7 @@ def test_a_tower_is_given_what_it_makes_of_its_grids(name: str) -> None:
     assert image_inputs(loaded.model, replace(batch, image_grids=())) == {}
 
 
-@pytest.mark.parametrize("layout", ["shared_prefix", "plain"])
-@pytest.mark.parametrize("name", SEE_VIDEOS)
+@pytest.mark.parametrize(("name", "layout"), checkerboard(SEE_VIDEOS, ("shared_prefix", "plain")))
 def test_videos_and_images_of_one_batch_are_each_given_their_own(name: str, layout: Any) -> None:
     loaded = prepare(build_deep(name), ALL)
     batch = collator_for(loaded, layout)([pair("image", images=("90x60-2",)), *video_rows()])
