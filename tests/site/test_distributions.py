@@ -75,9 +75,7 @@ def test_the_version_is_the_one_of_version_py_everywhere(installed: Installed, t
     assert installed.run("mmpref", "--version", cwd=tmp_path).stdout == f"mmpref {version}\n"
 
 
-def test_the_installed_command_finds_cards_profiles_and_recipes_and_runs_the_demo(
-    installed: Installed, tmp_path: Path
-) -> None:
+def test_the_installed_command_finds_cards_profiles_and_recipes(installed: Installed, tmp_path: Path) -> None:
     where = installed.run("python", "-c", "import mmpref; print(mmpref.__file__)", cwd=tmp_path)
     assert Path(where.stdout.strip()).is_relative_to(installed.folder)
     cards = installed.run("mmpref", "data", "list", cwd=tmp_path).stdout
@@ -86,6 +84,10 @@ def test_the_installed_command_finds_cards_profiles_and_recipes_and_runs_the_dem
     assert shown.strip() == (ROOT / "mmpref" / "recipes" / "demo_uni_dpo.yaml").read_text(encoding="utf-8").strip()
     code = "from mmpref.training.parallel.profiles import read_profile; print(read_profile('zero3')[1])"
     assert "zero3" in installed.run("python", "-c", code, cwd=tmp_path).stdout
+
+
+@pytest.mark.slow  # the quick start, whose commands are followed, runs it as well
+def test_the_installed_command_runs_the_demo(installed: Installed, tmp_path: Path) -> None:
     demo = installed.run("mmpref", "demo", "--scale", "0.02", "--out", "demo", cwd=tmp_path)
     assert demo.returncode == 0, demo.stderr[-3000:]
     assert "<svg" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
