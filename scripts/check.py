@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The one check command: format, lint, spelling, types and tests, with a summary at the end.
 
-python scripts/check.py                    the default tier, what a change must pass
+python scripts/check.py                    the default tier; .ci/run has all that a change must pass
 python scripts/check.py --tier quick       unit tests only, while working
 python scripts/check.py --fix              let ruff repair format and lint, then check
 python scripts/check.py --only lint,types  some of the steps
@@ -32,9 +32,11 @@ _CALLING_LIBRARIES = [
     "--ignore=tests/unit/scripts",
 ]
 _TYPES = "tests/model_types"  # one long file
+_COMMANDS = "tests/integration"  # whole commands, most of which train
 TIERS = {
     "quick": (["tests/unit", "tests/architecture"], _QUICK),
-    "default": ([], _QUICK),
+    "default": (["tests", f"--ignore={_COMMANDS}"], _QUICK),
+    "integration": ([_COMMANDS], _QUICK),
     "slow": ([], "not gpu and not network"),
     # the tests of one mark
     "model_types": (None, "model_types and not gpu and not slow"),
@@ -61,7 +63,7 @@ class Outcome:
 
 def main() -> int:
     options, for_pytest = parse()
-    steps = ["tests"] if for_pytest or options.tier in ("gpu", "distributed", "model_types", "site") else list(STEPS)
+    steps = list(STEPS) if options.tier in ("quick", "default", "slow") and not for_pytest else ["tests"]
     if options.only:
         steps = options.only.split(",")
         if unknown := [step for step in steps if step not in STEPS]:
