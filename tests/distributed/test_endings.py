@@ -83,7 +83,7 @@ def process_of(run: Path, rank: int) -> int:
     return own
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", corners(["ddp", "fsdp2"], "fsdp2"))
 def test_launch_starts_the_processes_and_says_what_they_are(place: Place, tmp_path: Path, strategy: str) -> None:
     run = tmp_path / "run"
     done = finish(launched(place, run, "train.max_steps=2", strategy=strategy))
@@ -110,6 +110,7 @@ def test_a_row_that_breaks_on_one_rank_stops_all_with_its_message(place: Place, 
     assert RunDir(run).manifest()["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_broken_image_is_found_by_both_ranks_before_the_first_step(place: Place, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (place.root / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
     image = (place.root / rows[9]["images"][0]).read_bytes()

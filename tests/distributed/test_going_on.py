@@ -76,6 +76,7 @@ def test_an_update_of_other_pairs_is_refused(place: Place, tmp_path: Path, capsy
     assert "train.pairs_per_update: 6 then, 3 now" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_refuse_other_pairs_together_and_go_on_where_it_is_allowed(place: Place, tmp_path: Path) -> None:
     world = tmp_path / "world"
     shutil.copytree(place.root, world)
