@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.dry_runs import dry_run
+from tests.tiers import corners
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "gpu_check.py"
 sys.path.insert(0, str(SCRIPT.parent))
@@ -25,9 +28,6 @@ sys.path.insert(0, str(SCRIPT.parent))
 from gpu_parts import environment, kernels  # noqa: E402
 from gpu_parts.case import Case, Context, Row, run_cases  # noqa: E402
 from gpu_parts.results import without_folders  # noqa: E402
-
-from tests.dry_runs import dry_run  # noqa: E402
-from tests.tiers import corners  # noqa: E402
 
 
 def check(*options: str) -> subprocess.CompletedProcess[str]:

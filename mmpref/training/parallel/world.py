@@ -212,9 +212,10 @@ class World:
         try:
             yield
         except BaseException as err:
-            with suppress(ValueError):  # not the main thread
-                for number in numbers():  # the launcher ends all when one ends; first say why
-                    signal.signal(number, signal.SIG_IGN)
+            try:
+                _ignore_signals()  # the launcher ends all when one ends; first say why
+            except (KeyboardInterrupt, Terminated):  # it came this moment
+                _ignore_signals()
             self._end_together(err)
             raise
 
@@ -284,6 +285,12 @@ def leave_process_group() -> None:
     """
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _ignore_signals() -> None:
+    with suppress(ValueError):  # not the main thread
+        for number in numbers():
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _store() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mmpref.errors import CheckpointError, ConfigError, DistributedError, StoppedError
-from mmpref.process.signals import heard
+from mmpref.process.signals import heard, numbers
 from mmpref.recipe.loading import load_recipe
 from mmpref.rundir.claim import claim_output
 from mmpref.rundir.folder import RunDir
@@ -141,6 +142,15 @@ LOST = (
 )
 
 
+@pytest.fixture
+def signals_back() -> Iterator[None]:
+    """A rank that ends together with others ignores signals; the process of the tests goes on."""
+    before = {number: signal.getsignal(number) for number in numbers()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def ended_by_sigterm(lost: bool) -> None:
     """SIGTERM comes; if a partner is lost, while the error of its collective is on its way up."""
     try:
@@ -150,6 +160,7 @@ def ended_by_sigterm(lost: bool) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.usefixtures("signals_back")
 @pytest.mark.parametrize("lost", [True, False])
 def test_the_launchers_sigterm_does_not_take_the_place_of_what_it_is_sent_for(tmp_path: Path, lost: bool) -> None:
     claim = claim_output(load_recipe("demo_dpo", [f"output={tmp_path / 'run'}"]))
@@ -165,9 +176,27 @@ def test_the_launchers_sigterm_does_not_take_the_place_of_what_it_is_sent_for(tm
     assert RunDir(tmp_path / "run").manifest()["state"] == ("failed" if lost else "stopped")
 
 
+@pytest.mark.usefixtures("signals_back")
 def test_the_launchers_sigterm_may_come_when_the_state_is_written_already() -> None:
     with pytest.raises(DistributedError, match="waited in vain"), World(size=2).propagate_failures(), heard():
         ended_by_sigterm(True)
+
+
+@pytest.mark.usefixtures("signals_back")
+def test_the_launchers_sigterm_may_come_when_no_signal_is_to_be_heard_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the arrival of the error and that."""
+    asked = []
+
+    def interrupted() -> tuple[signal.Signals, ...]:
+        asked.append(1)
+        if len(asked) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return numbers()
+
+    monkeypatch.setattr("mmpref.training.parallel.world.numbers", interrupted)
+    with heard(), pytest.raises(DistributedError, match="waited in vain"), World(size=2).propagate_failures():
+        raise RuntimeError(LOST)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
